@@ -1,0 +1,136 @@
+
+-- The configuration tables.
+--
+-- The triggers of triggers.sql look at a row first and say what to do about
+-- it; the CHECKs are the second wall, for when triggers are off. llm_secret
+-- has no CHECK: PostgreSQL prints the row that fails one.
+--
+-- Constants are quoted, and what takes any type is qualified, so that each
+-- operator and function is pg_catalog's whatever the schema holds.
+
+CREATE TABLE llm_secret (
+	name text PRIMARY KEY,
+	value text NOT NULL
+);
+-- No key in pg_statistic.
+ALTER TABLE llm_secret ALTER COLUMN value SET STATISTICS 0;
+
+CREATE TABLE llm_provider (
+	name text PRIMARY KEY
+		CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(name) <= 63)
+		CHECK (name <> 'builtin'),
+	dialect text NOT NULL
+		CHECK (dialect IN ('openai', 'azure', 'anthropic', 'gemini')),
+	base_url text
+		CHECK (base_url ~* '^https?://[^/?#@\x01-\x20\x7f]+(/[^?#\x01-\x20\x7f]*)?$'),
+	secret text
+		CHECK (secret ~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:/[^\x01-\x1f\x7f]+|[a-z_][a-z0-9_]{0,62})$'),
+	headers jsonb
+		CHECK (jsonb_typeof(headers) = 'object'),
+	enabled boolean NOT NULL DEFAULT true
+);
+
+CREATE TABLE llm_region (
+	provider text NOT NULL
+		REFERENCES llm_provider ON UPDATE CASCADE ON DELETE CASCADE,
+	name text NOT NULL
+		CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(name) <= 63),
+	base_url text
+		CHECK (base_url ~* '^https?://[^/?#@\x01-\x20\x7f]+(/[^?#\x01-\x20\x7f]*)?$'),
+	secret text
+		CHECK (secret ~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:/[^\x01-\x1f\x7f]+|[a-z_][a-z0-9_]{0,62})$'),
+	params jsonb
+		CHECK (jsonb_typeof(params) = 'object'),
+	residency text[] NOT NULL DEFAULT '{}'
+		CHECK (pg_catalog.array_position(residency, NULL) IS NULL AND
+			   '' <> ALL (residency) AND
+			   pg_catalog.array_to_string(residency, '') !~ '[\x01-\x20\x7f,]'),
+	position int NOT NULL DEFAULT 1,
+	weight real NOT NULL DEFAULT 1
+		CHECK (weight BETWEEN '0' AND '1000000'),
+	enabled boolean NOT NULL DEFAULT true,
+	PRIMARY KEY (provider, name)
+);
+
+CREATE TABLE llm_model (
+	provider text NOT NULL
+		REFERENCES llm_provider ON UPDATE CASCADE ON DELETE CASCADE,
+	name text NOT NULL
+		CHECK (name ~ '^[^\x01-\x20\x7f]+$' AND octet_length(name) <= 128),
+	context_window int CHECK (context_window > 0),
+	max_output_tokens int CHECK (max_output_tokens > 0),
+	input_price numeric
+		CHECK (input_price >= '0' AND input_price < 'Infinity'),
+	output_price numeric
+		CHECK (output_price >= '0' AND output_price < 'Infinity'),
+	cached_input_price numeric
+		CHECK (cached_input_price >= '0' AND cached_input_price < 'Infinity'),
+	capabilities text[]
+		CHECK (capabilities OPERATOR(pg_catalog.<@)
+			   '{json_schema,tools,images,temperature,system,embeddings}'),
+	enabled boolean NOT NULL DEFAULT true,
+	PRIMARY KEY (provider, name)
+);
+
+CREATE TABLE llm_tier (
+	name text PRIMARY KEY
+		CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(name) <= 63),
+	fallback text
+		CHECK (fallback ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(fallback) <= 63)
+		CHECK (fallback <> name),
+	enabled boolean NOT NULL DEFAULT true,
+	strategy text NOT NULL DEFAULT 'weighted'
+		CHECK (strategy IN ('weighted')),
+	timeout interval NOT NULL DEFAULT '2 min'
+		CHECK (timeout > '0' AND timeout <= '1 day'),
+	attempt_timeout interval NOT NULL DEFAULT '1 min'
+		CHECK (attempt_timeout > '0' AND attempt_timeout <= '1 day'),
+	connect_timeout interval NOT NULL DEFAULT '3 s'
+		CHECK (connect_timeout > '0' AND connect_timeout <= '1 day'),
+	first_byte_timeout interval
+		CHECK (first_byte_timeout > '0' AND first_byte_timeout <= '1 day'),
+	max_attempts int NOT NULL DEFAULT 6
+		CHECK (max_attempts BETWEEN 1 AND 100),
+	on_content_filter text NOT NULL DEFAULT 'raise'
+		CHECK (on_content_filter IN ('raise', 'next'))
+);
+
+CREATE TABLE llm_route (
+	tier text NOT NULL DEFAULT 'default'
+		REFERENCES llm_tier ON UPDATE CASCADE ON DELETE CASCADE,
+	provider text NOT NULL
+		CHECK (provider ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(provider) <= 63),
+	model text NOT NULL
+		CHECK (model ~ '^[^\x01-\x20\x7f]+$' AND octet_length(model) <= 128),
+	region text
+		CHECK (region ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(region) <= 63),
+	position int NOT NULL DEFAULT 1,
+	weight real NOT NULL DEFAULT 1
+		CHECK (weight BETWEEN '0' AND '1000000'),
+	enabled boolean NOT NULL DEFAULT true,
+	params jsonb
+		CHECK (jsonb_typeof(params) = 'object'),
+	CHECK (provider <> 'builtin' OR region IS NULL),
+	UNIQUE NULLS NOT DISTINCT (tier, provider, model, region)
+);
+-- It has no primary key; a publication FOR ALL TABLES would refuse changes.
+ALTER TABLE llm_route REPLICA IDENTITY FULL;
+
+CREATE TABLE llm_rule (
+	name text PRIMARY KEY
+		CHECK (name !~ '[\x01-\x1f\x7f]' AND octet_length(name) BETWEEN 1 AND 63),
+	feature text
+		CHECK (feature !~ '[\x01-\x1f\x7f]' AND octet_length(feature) BETWEEN 1 AND 63),
+	pattern text NOT NULL,
+	answer text NOT NULL,
+	position int NOT NULL DEFAULT 1,
+	enabled boolean NOT NULL DEFAULT true
+);
+
+-- Dumped with all rows, seeds too, but for the keys.
+SELECT pg_catalog.pg_extension_config_dump('llm_provider', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_region', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_model', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_tier', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_route', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_rule', '');

@@ -1,0 +1,211 @@
+/*
+ * config.h
+ *	  The configuration tables as structs: one immutable snapshot of all.
+ *
+ * config_get() returns the current snapshot, rebuilt when a row of a config
+ * table has changed. Strings are in the database's encoding unless a comment
+ * says UTF-8. A snapshot lives until nobody has it pinned and it is outdated:
+ * who holds one across anything that may call config_get() again (SQL, user
+ * code, a second call) pins it, and unpins it on every path.
+ *
+ * Members under "as stored" are what the row says; all others have inheritance
+ * and defaults applied.
+ */
+#ifndef LLM_CONFIG_H
+#define LLM_CONFIG_H
+
+#include "postgres.h"
+
+#include "catalog/builtin.h"
+#include "dialect/dialect.h"
+#include "util/clock.h"
+
+/*
+ * USD per token in units of 1e-12: a price of 1 USD per million tokens is
+ * 1,000,000. Integer, so that sums are exact. Prices are cut at PRICE_MAX, 1
+ * USD per token, so that a price times any real count of tokens fits.
+ */
+typedef int64 Picodollars;
+
+#define PRICE_UNKNOWN ((Picodollars) -1)
+#define PRICE_MAX ((Picodollars) INT64CONST(1000000000000))
+
+/* A header of llm_provider.headers: a literal or a reference. */
+typedef struct ConfigHeader
+{
+	char	   *name;
+	char	   *value;			/* literal, env:NAME, file:/path, secret:NAME */
+} ConfigHeader;
+
+typedef struct Region
+{
+	struct Provider *provider;
+	char	   *name;
+	char	   *base_url;		/* effective: {region} replaced, no end slash */
+	char	   *secret;			/* effective reference, or NULL */
+	JsonNode   *params;			/* UTF-8, or NULL */
+	int			nlabels;
+	char	  **labels;			/* residency */
+	int			position;
+	double		weight;
+	bool		enabled;
+	bool		implicit;		/* no row: the provider's only region */
+	const char *problem;		/* why it cannot be called, or NULL */
+	/* as stored */
+	char	   *provider_name;
+} Region;
+
+typedef struct Provider
+{
+	char	   *name;
+	const Dialect *dialect;		/* NULL: unknown, then problem is set */
+	char	   *secret;			/* reference, or NULL */
+	int			nheaders;
+	ConfigHeader *headers;
+	bool		enabled;
+	int			nregions;		/* at least 1 */
+	Region	   *regions;		/* by position and name */
+	const char *problem;		/* why it cannot be called, or NULL */
+	/* as stored */
+	char	   *dialect_name;
+	char	   *base_url;
+} Provider;
+
+typedef struct Model
+{
+	Provider   *provider;
+	char	   *name;
+	int			context_window; /* tokens; 0 = unknown */
+	int			max_output_tokens;	/* 0 = unknown */
+	Picodollars input_price;	/* per token; PRICE_UNKNOWN */
+	Picodollars output_price;
+	Picodollars cached_input_price;
+	uint32		capabilities;	/* CAP_…, the dialect's when NULL */
+	bool		enabled;
+	bool		known;			/* has a row */
+	/* as stored */
+	char	   *provider_name;
+	bool		has_capabilities;
+} Model;
+
+typedef struct Route
+{
+	struct Tier *tier;
+	char	   *provider_name;	/* as the row says */
+	Provider   *provider;		/* NULL: builtin, or there is none of it */
+	char	   *model_name;
+	char	   *model_utf8;		/* NULL: not convertible, problem is set */
+	Model	   *model;			/* NULL only without provider */
+	BuiltinModel builtin;		/* BUILTIN_NONE: goes to a provider */
+	char	   *region_name;	/* NULL = each */
+	int			position;
+	double		weight;
+	bool		enabled;
+	JsonNode   *params;			/* UTF-8, or NULL */
+	const char *problem;		/* why it leads nowhere, or NULL */
+	/* as stored */
+	char	   *tier_name;
+} Route;
+
+/*
+ * A route at one region. Sorted by (route.position, region.position); a run
+ * of equal pairs is a group.
+ */
+typedef struct Candidate
+{
+	Route	   *route;
+	Region	   *region;			/* NULL: builtin, or problem is set */
+	int			group;			/* 0, 1, … within the tier */
+	double		share;			/* of its group, over the enabled, 0–1 */
+	const char *problem;		/* why its configuration cannot work, or NULL */
+} Candidate;
+
+typedef struct Tier
+{
+	char	   *name;
+	char	   *fallback_name;	/* or NULL */
+	struct Tier *fallback;		/* NULL: none, or there is none of that name */
+	bool		enabled;
+	char	   *strategy;
+	Usec		timeout;
+	Usec		attempt_timeout;
+	Usec		connect_timeout;
+	Usec		first_byte_timeout; /* 0 = none of its own */
+	int			max_attempts;
+	bool		content_filter_next;	/* on_content_filter = 'next' */
+	int			ncandidates;
+	Candidate  *candidates;		/* enabled or not: see candidate_disabled() */
+	/* as stored */
+	char	   *on_content_filter;
+} Tier;
+
+typedef struct Rule
+{
+	char	   *name;
+	char	   *feature;		/* NULL = any call */
+	char	   *pattern;
+	char	   *answer;
+	/* as stored */
+	int			position;
+	bool		enabled;
+} Rule;							/* enabled ones only, in the order to try */
+
+typedef struct StoredSecret
+{
+	char	   *name;
+	char	   *value;
+} StoredSecret;
+
+typedef struct Config
+{
+	MemoryContext context;
+	int			pins;
+	uint64		version;		/* another number for every snapshot */
+	Oid			schema;			/* where the extension lives */
+	int			nproviders;
+	Provider   *providers;		/* by name */
+	int			nregions;
+	Region	   *regions;		/* with a row: by provider, position, name */
+	int			nmodels;
+	Model	   *models;			/* by provider and name */
+	int			ntiers;
+	Tier	   *tiers;			/* by name */
+	int			nroutes;
+	Route	   *routes;			/* by tier, position, names */
+	int			nrules;
+	Rule	   *rules;
+	int			nsecrets;
+	StoredSecret *secrets;		/* by name */
+} Config;
+
+extern Config *config_get(Oid any_own_function);
+extern void config_pin(Config *config);
+extern void config_unpin(Config *config);
+
+extern Tier *config_tier(const Config *config, const char *name);
+extern Provider *config_provider(const Config *config, const char *name);
+extern Region *provider_region(const Provider *provider, const char *name);
+
+/* A model that has a row or a route, or NULL. */
+extern Model *provider_model(const Config *config, const Provider *provider,
+							 const char *name);
+
+extern bool region_has_labels(const Region *region, char **labels,
+							  int nlabels);
+
+/*
+ * Why a candidate takes no new work ("provider disabled", "region disabled",
+ * "model disabled", "route disabled", its problem), or NULL when it does.
+ * Whether its tier is enabled is not asked.
+ */
+extern const char *candidate_disabled(const Candidate *candidate);
+
+/* The name nearest to a misspelt one, for "Did you mean", or NULL. */
+extern const char *closest_name(const char *given, const char *const *names,
+								int nnames);
+extern const char *config_closest_tier(const Config *config,
+									   const char *given);
+extern const char *config_closest_provider(const Config *config,
+										   const char *given);
+
+#endif							/* LLM_CONFIG_H */

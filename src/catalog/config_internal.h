@@ -1,0 +1,47 @@
+/*
+ * config_internal.h
+ *	  Between the files that build a configuration snapshot; for them only.
+ *
+ * config.c decides when, config_tables.c reads the rows as they are stored,
+ * config_values.c turns a column's value into C, config_link.c ties the rows
+ * together and config_candidates.c lays out the candidates of each tier. All
+ * of them allocate in the snapshot's context, which is current.
+ */
+#ifndef LLM_CONFIG_INTERNAL_H
+#define LLM_CONFIG_INTERNAL_H
+
+#include "postgres.h"
+
+#include "catalog/config.h"
+
+#define CONFIG_NTABLES 7
+
+/*
+ * Turns one value, never NULL, into the struct member at `field`. `aside` is a
+ * second member of the same struct: the count of an array, the problem of a
+ * JSON value, or NULL.
+ */
+typedef void (*ConfigReader) (Datum value, char *field, char *aside);
+
+extern void read_text(Datum value, char *field, char *aside);
+extern void read_secret(Datum value, char *field, char *aside);
+extern void read_boolean(Datum value, char *field, char *aside);
+extern void read_integer(Datum value, char *field, char *aside);
+extern void read_weight(Datum value, char *field, char *aside);
+extern void read_duration(Datum value, char *field, char *aside);
+extern void read_price(Datum value, char *field, char *aside);
+extern void read_labels(Datum value, char *field, char *aside);
+extern void read_capabilities(Datum value, char *field, char *aside);
+extern void read_params(Datum value, char *field, char *aside);
+extern void read_headers(Datum value, char *field, char *aside);
+
+extern char *try_to_utf8(const char *text);
+
+extern void config_tables_find(Oid schema, Oid relids[CONFIG_NTABLES]);
+extern void config_tables_read(Config *config,
+							   const Oid relids[CONFIG_NTABLES]);
+extern void config_link(Config *config);
+extern void config_add_candidates(Config *config, Tier *tier,
+								  Route *routes, int nroutes);
+
+#endif							/* LLM_CONFIG_INTERNAL_H */

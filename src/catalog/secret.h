@@ -1,0 +1,33 @@
+/*
+ * secret.h
+ *	  From a reference to the key itself.
+ *
+ * A key exists here, in the header list of a request, and nowhere else: not in
+ * an error, a log line, a view, a trace or a dump.
+ */
+#ifndef LLM_SECRET_H
+#define LLM_SECRET_H
+
+#include "postgres.h"
+
+#include "catalog/config.h"
+
+/*
+ * Resolves env:NAME, file:/path, secret:NAME or NAME. Returns the key, good
+ * until the next call that reads the same reference (copy it), or NULL and
+ * says why in *problem (palloc'd, LL006's errmsg) and *hint (or NULL). A file
+ * is read again when its mtime, size or inode changed.
+ */
+extern const char *secret_resolve(const Config *config, const char *reference,
+								  const char **problem, const char **hint);
+
+/* Whether a header's value is env:, file: or secret:, and not a literal. */
+extern bool secret_is_reference(const char *value);
+
+/* What llm_routing.credential shows: none, the reference, llm_secret.NAME. */
+extern char *secret_describe(const char *reference);
+
+/* Replaces each occurrence of a key in a text by "***"; may return the text. */
+extern char *secret_scrub(const char *text, const char *key);
+
+#endif							/* LLM_SECRET_H */

@@ -1,0 +1,73 @@
+/*
+ * compat.h
+ *	  Differences between PostgreSQL 15 and 18, in one place.
+ *
+ * Each wrapper names the first version that makes it deletable.
+ */
+#ifndef LLM_COMPAT_H
+#define LLM_COMPAT_H
+
+#include "postgres.h"
+
+#include "common/jsonapi.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 150000
+#error "llm_failover needs PostgreSQL 15 or later"
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+
+/*
+ * Makes a lexer that leaves escapes as they are. Since 17 it may live in the
+ * caller's memory. Deletable with 16.
+ */
+static inline JsonLexContext *
+make_json_lexer_compat(const char *json, size_t len, int encoding)
+{
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, json, len, encoding, false);
+#else
+	return makeJsonLexContextCstringLen(unconstify(char *, json), (int) len,
+										encoding, false);
+#endif
+}
+
+/*
+ * Makes a wait event set that lives until it is freed. Since 17 it is tied to
+ * a resource owner, before to a memory context. Deletable with 16.
+ */
+static inline WaitEventSet *
+create_wait_event_set_compat(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/*
+ * Names what a backend waits for, in pg_stat_activity. Since 17 it can have a
+ * name of its own. Deletable with 16.
+ */
+static inline uint32
+new_wait_event_compat(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	(void) name;
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+#endif							/* LLM_COMPAT_H */

@@ -1,0 +1,162 @@
+/*
+ * call.h
+ *	  The call: from a question to an answer, over as many attempts as it
+ *	  takes. States and words are explained in src/engine/README.md.
+ *
+ * A call never blocks and never touches SQL. A driver starts it, gives it the
+ * transfers that end, the time, and the answers of builtin models:
+ *
+ *	call_create -> call_start -> (call_resume | call_transfer_ended |
+ *	call_local_done)* -> state CALL_ENDED -> read the result -> call_free
+ */
+#ifndef LLM_CALL_H
+#define LLM_CALL_H
+
+#include "postgres.h"
+
+#include "lib/pairingheap.h"
+#include "nodes/pg_list.h"
+
+#include "catalog/config.h"
+#include "degrade/local.h"
+#include "engine/outcome.h"
+#include "engine/router.h"
+#include "engine/transport.h"
+
+/* No tokenizer makes fewer tokens of a text than one for so many bytes. */
+#define PROMPT_MAX_BYTES_PER_TOKEN 8
+
+/* What is asked. Strings and trees must outlive the call. */
+typedef struct CallSpec
+{
+	ChatRequest chat;			/* UTF-8 */
+	const char *local_prompt;	/* the same for builtin models, in the */
+								/* database's encoding */
+	const Tier *tier;			/* the tier asked for */
+	const char *feature;		/* or NULL */
+	int			nlabels;
+	char	  **labels;			/* residency, */
+	const char *residency;		/* and the same as one text */
+	Usec		timeout;		/* of the whole call */
+	Usec		deadline;		/* the caller's own, or USEC_NEVER */
+	bool		allow_degraded;
+	const Candidate *only;		/* ask this one, once, and nobody else */
+} CallSpec;
+
+typedef enum CallState
+{
+	CALL_NEW,
+	CALL_ROUTING,				/* choosing; never seen by a driver */
+	CALL_SENDING,				/* waits for its transfer */
+	CALL_PAUSED,				/* waits for `wake` */
+	CALL_LOCAL,					/* waits for a builtin model's answer */
+	CALL_ENDED
+} CallState;
+
+/* How a call without an answer ends; the SQLSTATEs LL001 to LL006. */
+typedef enum CallError
+{
+	CALL_ANSWERED,
+	CALL_NO_ANSWER,				/* LL001 */
+	CALL_TIMED_OUT,				/* LL002 */
+	CALL_REFUSED,				/* LL003 */
+	CALL_SWITCHED_OFF,			/* LL004 */
+	CALL_NO_RESIDENCY,			/* LL004 */
+	CALL_MISCONFIGURED			/* LL006 */
+} CallError;
+
+/* What happened: an element of the trace. Text in the database's encoding. */
+typedef struct Attempt
+{
+	const Tier *tier;
+	const Candidate *candidate;
+	Outcome		outcome;
+	int			status;			/* HTTP; 0 = none */
+	int64		ms;
+	const char *error;			/* scrubbed and cut, or NULL */
+	const char *next;			/* "retry", "candidate", "tier", or NULL */
+	const char *request_id;
+	const char *answered_as;	/* when not the model asked for */
+	int64		reasoning_tokens;	/* -1 = not told */
+	bool		replaced;		/* characters that the encoding lacks */
+	bool		reconnected;	/* a kept connection had died */
+} Attempt;
+
+/* The answer. Text in the database's encoding. */
+typedef struct Answer
+{
+	const char *text;			/* NULL when only tools are called */
+	size_t		text_len;
+	const char *message;		/* OpenAI form */
+	FinishReason finish;
+	const Candidate *candidate;
+	const Tier *tier;
+	const char *source;
+	bool		degraded;
+	int64		input_tokens;	/* -1 = not told */
+	int64		output_tokens;
+	int64		cached_tokens;
+} Answer;
+
+typedef struct Call
+{
+	MemoryContext context;		/* the result; outlives the call's end */
+	MemoryContext scratch;		/* requests and trees; gone at the end */
+	CallSpec	spec;
+	Config	   *config;			/* pinned */
+	CallState	state;
+	Usec		started;
+	Usec		ended;
+	Usec		deadline;		/* the earlier of timeout and the caller's */
+	Usec		wake;			/* of CALL_PAUSED */
+	Router		router;
+
+	/* the attempt that is running */
+	const Candidate *candidate;
+	Transfer   *transfer;
+	bool		cut_by_deadline;	/* its time limit is the call's own */
+	List	   *secrets;		/* to scrub from what the provider says */
+
+	/* what has happened */
+	int			nattempts;		/* at providers */
+	int			ntrace;
+	int			max_trace;
+	Attempt    *trace;
+	Picodollars cost;
+	bool		cost_known;
+	const Candidate *throttled; /* may be asked again first of all, */
+	const Tier *throttled_tier; /* in this tier, */
+	Usec		throttled_until;	/* from then on; NULL: none */
+	const char *problem;		/* first configuration that cannot work */
+	const char *problem_hint;
+
+	/* how it ended */
+	CallError	error;
+	int			refusal;		/* index of the attempt that refused, or -1 */
+	Answer		answer;
+
+	/* the loop's own */
+	pairingheap_node wake_node;
+} Call;
+
+extern Call *call_create(const CallSpec *spec, Config *config,
+						 MemoryContext parent);
+extern void call_start(Call *call, Usec now);
+extern void call_resume(Call *call, Usec now);
+extern void call_transfer_ended(Call *call, Usec now);
+extern void call_local_done(Call *call, const LocalAnswer *local, Usec now);
+extern void call_free(Call *call);
+
+/* Answers for a builtin model: the driver's local work. */
+typedef void (*LocalWork) (Call *call, LocalAnswer *answer);
+
+/* loop.c: runs calls side by side until all have ended */
+extern void calls_run(Call **calls, int ncalls, LocalWork work);
+
+/* attempt.c: one try at one target */
+extern bool attempt_start(Call *call, const Candidate *candidate, Usec now);
+extern bool call_misconfigured(Call *call, const char *problem,
+							   const char *hint);
+extern Outcome attempt_read(Call *call, Attempt *attempt, Reply *reply);
+
+#endif							/* LLM_CALL_H */

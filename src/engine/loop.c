@@ -1,0 +1,96 @@
+/*
+ * loop.c
+ *	  Runs any number of calls side by side: the one loop under all drivers.
+ *
+ * Waiting is transport_wait()'s: sockets, the process latch and interrupts. A
+ * turn costs what happened in it, however many calls are under way. When it
+ * throws, the calls' memory contexts release what they hold.
+ */
+#include "postgres.h"
+
+#include "call.h"
+
+typedef struct Loop
+{
+	pairingheap paused;			/* calls that wait for a time, earliest first */
+	int			unfinished;
+	LocalWork	work;
+} Loop;
+
+/* Orders calls by the time at which they want to go on. */
+static int
+wakes_earlier(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+{
+	Usec		wake_a = pairingheap_const_container(Call, wake_node, a)->wake;
+	Usec		wake_b = pairingheap_const_container(Call, wake_node, b)->wake;
+
+	(void) arg;
+	return wake_a < wake_b ? 1 : wake_a > wake_b ? -1 : 0;
+}
+
+/* Does a call's local work, and puts it where its state belongs. */
+static void
+settle(Loop *loop, Call *call)
+{
+	while (call->state == CALL_LOCAL)
+	{
+		LocalAnswer answer = {0};
+
+		loop->work(call, &answer);
+		call_local_done(call, &answer, clock_now());
+	}
+	if (call->state == CALL_PAUSED)
+		pairingheap_add(&loop->paused, &call->wake_node);
+	else if (call->state == CALL_ENDED)
+		loop->unfinished--;
+}
+
+/* Returns the paused call that is first to go on, or NULL. */
+static Call *
+first_paused(Loop *loop)
+{
+	if (pairingheap_is_empty(&loop->paused))
+		return NULL;
+	return pairingheap_container(Call, wake_node,
+								 pairingheap_first(&loop->paused));
+}
+
+/* Waits until something happens, and gives it to its call. */
+static void
+turn(Loop *loop)
+{
+	Call	   *paused = first_paused(loop);
+	Transfer   *ended = transport_wait(paused ? paused->wake : USEC_NEVER);
+	Usec		now = clock_now();
+
+	if (ended)
+	{
+		call_transfer_ended(ended->owner, now);
+		settle(loop, ended->owner);
+	}
+	while ((paused = first_paused(loop)) != NULL && paused->wake <= now)
+	{
+		pairingheap_remove_first(&loop->paused);
+		call_resume(paused, now);
+		settle(loop, paused);
+	}
+}
+
+/* Starts all calls and returns when all have ended. */
+void
+calls_run(Call **calls, int ncalls, LocalWork work)
+{
+	Loop		loop = {
+		.paused = {wakes_earlier, NULL, NULL},
+		.unfinished = ncalls,
+		.work = work,
+	};
+
+	for (int i = 0; i < ncalls; i++)
+	{
+		call_start(calls[i], clock_now());
+		settle(&loop, calls[i]);
+	}
+	while (loop.unfinished > 0)
+		turn(&loop);
+}

@@ -1,0 +1,83 @@
+/*
+ * transport.h
+ *	  HTTP requests of this process, any number at once.
+ *
+ * One libcurl multi handle a process; connections are kept across calls and
+ * statements. The contract with libcurl stands in transport.c. A transfer that
+ * is started must be released, on every path; release aborts it if it is still
+ * running, is idempotent and never throws.
+ */
+#ifndef LLM_TRANSPORT_H
+#define LLM_TRANSPORT_H
+
+#include "postgres.h"
+
+#include "util/clock.h"
+#include "util/http.h"
+
+/* How a transfer ended, before anyone looks at status or body. */
+typedef enum TransferEnd
+{
+	TRANSFER_RUNNING,
+	TRANSFER_OK,				/* a whole response */
+	TRANSFER_NO_NAME,			/* the host's name does not resolve */
+	TRANSFER_NO_CONNECTION,		/* refused, unreachable, proxy failed */
+	TRANSFER_NO_TLS,			/* handshake or certificate */
+	TRANSFER_BROKEN,			/* reset, early EOF, body cut short */
+	TRANSFER_BAD_RESPONSE,		/* not HTTP, bad encoding, redirected … */
+	TRANSFER_TOO_LARGE,			/* beyond llm_failover.max_response_size */
+	TRANSFER_CONNECT_TIMEOUT,
+	TRANSFER_FIRST_BYTE_TIMEOUT,
+	TRANSFER_TIMEOUT,			/* limits.timeout */
+	TRANSFER_LOCAL				/* our own fault: memory, descriptors … */
+} TransferEnd;
+
+typedef struct TransferLimits
+{
+	Usec		connect_timeout;
+	Usec		first_byte_timeout; /* from the connection on; 0 = none */
+	Usec		timeout;		/* of the whole transfer */
+} TransferLimits;
+
+typedef struct Transfer
+{
+	void	   *owner;			/* the caller's, untouched */
+	TransferEnd end;
+	HttpResponse response;		/* when TRANSFER_OK; malloc's memory, good */
+								/* until the transfer is released */
+	char		why[256];		/* in words, when it failed; has no secrets */
+	Usec		started;
+	Usec		finished;
+	int			connects;		/* new connections made; 2: a kept one had */
+								/* died and libcurl went on with a fresh one */
+	struct TransferState *state;	/* transport.c's own */
+} Transfer;
+
+/*
+ * Begins a request; the request may be freed afterwards. Returns a transfer
+ * that may already have ended (TRANSFER_LOCAL). Raises only on out of memory.
+ */
+extern Transfer *transport_start(const HttpRequest *request,
+								 const TransferLimits *limits, void *owner);
+
+/*
+ * Waits until a transfer has ended, and returns it (each one once), or until
+ * `until`, and returns NULL. Sockets and the process latch are waited for
+ * together; interrupts are served, so it may throw: the caller's transfers
+ * then still have to be released.
+ */
+extern Transfer *transport_wait(Usec until);
+
+extern void transport_release(Transfer *transfer);
+
+/* For tests and views: handles in use, kept connections, abandoned look-ups. */
+typedef struct TransportCounts
+{
+	int			running;
+	int			sockets;
+	int			unfinished_lookups;
+} TransportCounts;
+
+extern void transport_counts(TransportCounts *counts);
+
+#endif							/* LLM_TRANSPORT_H */

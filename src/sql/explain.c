@@ -1,0 +1,198 @@
+/*
+ * explain.c
+ *	  llm_explain(): the routing of a call that is not made.
+ *
+ * It asks the router itself why a candidate is out, so it cannot disagree with
+ * what a call would do.
+ */
+#include "postgres.h"
+
+#include "funcapi.h"
+#include "utils/builtins.h"
+
+#include "driver.h"
+#include "settings.h"
+
+PG_FUNCTION_INFO_V1(llm_explain);
+
+#define EXPLAIN_COLS 9
+
+/* Bytes of text a token, for estimates of cost. */
+#define BYTES_PER_TOKEN 4
+
+/* Tokens that an answer is taken to have when max_tokens does not say. */
+#define USUAL_OUTPUT_TOKENS 500
+
+typedef struct Explanation
+{
+	ReturnSetInfo *rsinfo;
+	Router		router;
+	int64		input_tokens;
+	int64		output_tokens;
+	bool		no_residency;	/* no provider's region satisfies it */
+	int			step;			/* of the last candidate that is not out */
+} Explanation;
+
+/* Estimates the cost of a call. False when the price is unknown. */
+static bool
+estimate_cost(const Explanation *explanation, const Candidate *candidate,
+			  Picodollars *cost)
+{
+	const Model *model = candidate->route->model;
+
+	*cost = 0;
+	if (candidate->route->builtin != BUILTIN_NONE)
+		return true;
+	if (model == NULL || model->input_price == PRICE_UNKNOWN ||
+		model->output_price == PRICE_UNKNOWN)
+		return false;
+	*cost = explanation->input_tokens * model->input_price +
+		explanation->output_tokens * model->output_price;
+	return true;
+}
+
+/* Adds a candidate's row. */
+static void
+put_candidate(Explanation *explanation, const Candidate *candidate,
+			  double share, const char *out)
+{
+	const Route *route = candidate->route;
+	Datum		values[EXPLAIN_COLS] = {0};
+	bool		nulls[EXPLAIN_COLS] = {0};
+	Picodollars cost;
+
+	if (out)
+		nulls[0] = true;
+	else
+		values[0] = Int32GetDatum(++explanation->step);
+	values[1] = CStringGetTextDatum(route->tier->name);
+	values[2] = CStringGetTextDatum(route->provider_name);
+	if (candidate->region)
+		values[3] = CStringGetTextDatum(candidate->region->name);
+	else
+		nulls[3] = true;
+	values[4] = CStringGetTextDatum(route->model_name);
+	values[5] = Float4GetDatum((float4) share);
+	values[6] = CStringGetTextDatum(out ? "out" : "ready");
+	if (out)
+		values[7] = CStringGetTextDatum(out);
+	else
+		nulls[7] = true;
+	if (estimate_cost(explanation, candidate, &cost))
+		values[8] = picodollars_to_numeric(cost);
+	else
+		nulls[8] = true;
+	tuplestore_putvalues(explanation->rsinfo->setResult,
+						 explanation->rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * Sums the shares of the first group with an admitted candidate; all others
+ * get nothing. Returns that group, or -1.
+ */
+static int
+serving_group(const Tier *tier, const char *const *out, double *sum, int *n)
+{
+	int			group = -1;
+
+	*sum = 0;
+	*n = 0;
+	for (int i = 0; i < tier->ncandidates; i++)
+	{
+		if (out[i] || (group >= 0 && tier->candidates[i].group != group))
+			continue;
+		group = tier->candidates[i].group;
+		*sum += tier->candidates[i].share;
+		(*n)++;
+	}
+	return group;
+}
+
+/*
+ * Says why a candidate is out. Where no provider of the chain satisfies the
+ * residency, a call ends at once, so builtin models are out as well.
+ */
+static const char *
+why_out(const Explanation *explanation, const Candidate *candidate)
+{
+	if (explanation->no_residency)
+		return psprintf("residency \"%s\" is not satisfied",
+						explanation->router.needs.residency);
+	return router_why_out(&explanation->router, candidate);
+}
+
+/* Adds the rows of a tier. */
+static void
+explain_tier(Explanation *explanation, const Tier *tier)
+{
+	const char **out = palloc0((tier->ncandidates + 1) * sizeof(*out));
+	double		sum;
+	int			admitted;
+	int			group;
+
+	for (int i = 0; i < tier->ncandidates; i++)
+		out[i] = why_out(explanation, &tier->candidates[i]);
+	group = serving_group(tier, out, &sum, &admitted);
+	for (int i = 0; i < tier->ncandidates; i++)
+	{
+		const Candidate *candidate = &tier->candidates[i];
+		double		share = 0;
+
+		if (out[i] == NULL && candidate->group == group)
+			share = sum > 0 ? candidate->share / sum : 1.0 / admitted;
+		put_candidate(explanation, candidate, share, out[i]);
+	}
+}
+
+/* Fills what a call with these arguments would need. */
+static void
+fill_needs(FunctionCallInfo fcinfo, RouteNeeds *needs)
+{
+	CallSpec	spec = {0};
+
+	request_labels(PG_ARGISNULL(4) ? NULL :
+				   text_to_cstring(PG_GETARG_TEXT_PP(4)), &spec);
+	needs->nlabels = spec.nlabels;
+	needs->labels = spec.labels;
+	needs->residency = spec.residency;
+	needs->providers_off = llm_enabled ? NULL : "llm_failover is switched off";
+}
+
+/*
+ * llm_explain(prompt, tier, max_tokens, feature, residency, allow_degraded)
+ * → one row a candidate of the chain, in the order it would be tried
+ */
+Datum
+llm_explain(PG_FUNCTION_ARGS)
+{
+	Explanation explanation = {0};
+	const char *tier_name;
+	Tier	   *tier;
+	Config	   *config;
+	RouteNeeds	needs = {0};
+	int64		prompt_len = PG_ARGISNULL(0) ? 0 :
+		VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(0));
+	bool		chain = PG_ARGISNULL(5) ? llm_allow_degraded :
+		PG_GETARG_BOOL(5);
+
+	require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	config = config_get(fcinfo->flinfo->fn_oid);
+	tier_name = text_arg(PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1),
+						 llm_tier);
+	fill_needs(fcinfo, &needs);
+	needs.min_tokens = prompt_len / PROMPT_MAX_BYTES_PER_TOKEN;
+	explanation.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	explanation.input_tokens = prompt_len / BYTES_PER_TOKEN;
+	explanation.output_tokens = PG_ARGISNULL(2) ? USUAL_OUTPUT_TOKENS :
+		PG_GETARG_INT32(2);
+	tier = request_tier(config, tier_name ? tier_name : "default");
+	explanation.no_residency =
+		!router_satisfies_residency(config, tier, chain, needs.nlabels,
+									needs.labels);
+	router_start(&explanation.router, config, tier, &needs);
+	do
+		explain_tier(&explanation, explanation.router.tier);
+	while (chain && router_next_tier(&explanation.router));
+	return (Datum) 0;
+}

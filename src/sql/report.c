@@ -1,0 +1,334 @@
+/*
+ * report.c
+ *	  What people are told: errors LL001 to LL006, the NOTICE of a degraded
+ *	  answer, and the log line of a failover. All wording of calls is here.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/stringinfo.h"
+#include "pgtime.h"
+#include "utils/timestamp.h"
+
+#include "catalog/secret.h"
+#include "driver.h"
+
+/* Names a candidate: provider/region/model, or builtin/model. */
+char *
+candidate_name(const Candidate *candidate)
+{
+	const Route *route = candidate->route;
+
+	if (candidate->region == NULL)
+		return psprintf("%s/%s", route->provider_name, route->model_name);
+	return psprintf("%s/%s/%s", route->provider_name, candidate->region->name,
+					route->model_name);
+}
+
+/* Says whether a provider's own words help with an outcome. */
+static bool
+words_help(Outcome outcome)
+{
+	return outcome != OUTCOME_THROTTLED && outcome != OUTCOME_OVERLOADED;
+}
+
+/* Says what became of an attempt, without naming the candidate. */
+char *
+attempt_in_words(const Attempt *attempt)
+{
+	StringInfoData words;
+
+	initStringInfo(&words);
+	if (attempt->status > 0)
+	{
+		appendStringInfo(&words, "%d %s after %lld ms", attempt->status,
+						 outcome_rules[attempt->outcome].name,
+						 (long long) attempt->ms);
+		if (attempt->error && words_help(attempt->outcome))
+			appendStringInfo(&words, " (%s)", attempt->error);
+	}
+	else
+	{
+		appendStringInfoString(&words, attempt->error ? attempt->error :
+							   outcome_rules[attempt->outcome].name);
+		if (attempt->candidate->region && !strstr(words.data, " ms"))
+			appendStringInfo(&words, " after %lld ms", (long long) attempt->ms);
+	}
+	return words.data;
+}
+
+/* Says what a person can do about an attempt's outcome, or NULL. */
+char *
+attempt_hint(const Attempt *attempt)
+{
+	const char *hint = outcome_rules[attempt->outcome].hint;
+	const Region *region = attempt->candidate->region;
+
+	if (hint == NULL || region == NULL)
+		return NULL;
+	if (strstr(hint, "%s") == NULL)
+		return pstrdup(hint);
+	if (region->secret == NULL)
+		return psprintf("Set llm_provider.secret of \"%s\".",
+						region->provider->name);
+	return psprintf("Replace the secret %s.", secret_describe(region->secret));
+}
+
+/* Appends when the candidate that asked for patience may be asked again. */
+static void
+append_again_at(StringInfo detail, const Call *call)
+{
+	static const char *const ordinals[] = {"first", "second", "third"};
+	Usec		wait = call->throttled_until - clock_now();
+	pg_time_t	at = timestamptz_to_time_t(GetCurrentTimestamp() + Max(wait, 0));
+	char		clock[16];
+	int			n = 0;
+
+	while (n < call->ntrace && call->trace[n].candidate != call->throttled)
+		n++;
+	pg_strftime(clock, sizeof(clock), "%H:%M:%S",
+				pg_localtime(&at, session_timezone));
+	if (n < (int) lengthof(ordinals))
+		appendStringInfo(detail, " The %s may be asked again at %s.",
+						 ordinals[n], clock);
+	else
+		appendStringInfo(detail, " Number %d may be asked again at %s.",
+						 n + 1, clock);
+}
+
+/* Lists the attempts of a call, or NULL when there was none. */
+static const char *
+attempts_detail(const Call *call)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	for (int i = 0; i < call->ntrace; i++)
+		appendStringInfo(&detail, "%s%d. %s: %s.", i > 0 ? " " : "", i + 1,
+						 candidate_name(call->trace[i].candidate),
+						 attempt_in_words(&call->trace[i]));
+	if (call->problem)
+		appendStringInfo(&detail, "%sNot asked: %s.", detail.len ? " " : "",
+						 call->problem);
+	if (call->throttled)
+		append_again_at(&detail, call);
+	return detail.len > 0 ? detail.data : NULL;
+}
+
+/* Says whether a tier has a candidate at a provider. */
+static bool
+tier_has_provider(const Tier *tier)
+{
+	for (int i = 0; i < tier->ncandidates; i++)
+		if (tier->candidates[i].region)
+			return true;
+	return false;
+}
+
+/* LL001 */
+static void
+report_no_answer(const Call *call, Report *report)
+{
+	const Tier *tier = call->spec.tier;
+
+	report->message = "no model could answer";
+	report->detail = attempts_detail(call);
+	if (!tier_has_provider(tier))
+		report->hint =
+			psprintf("Tier \"%s\" has no route to a provider. "
+					 "INSERT INTO llm_provider(name, dialect, secret) ...; "
+					 "INSERT INTO llm_route(provider, model) ...; "
+					 "SELECT * FROM llm_check();", tier->name);
+	else
+		report->hint = psprintf("See SELECT * FROM llm_explain(tier => '%s').",
+								tier->name);
+}
+
+/* LL002 */
+static void
+report_timed_out(const Call *call, Report *report)
+{
+	Usec		allowed = call->deadline - call->started;
+
+	report->message = psprintf("no answer within %g s",
+							   (double) (allowed / USEC_MSEC) / 1000.0);
+	report->detail = attempts_detail(call);
+	if (call->deadline == call->spec.deadline)
+		report->hint = "Raise statement_timeout.";
+	else
+		report->hint =
+			psprintf("Raise timeout of tier \"%s\", or the parameter timeout.",
+					 call->spec.tier->name);
+}
+
+/* LL003 */
+static void
+report_refused(const Call *call, Report *report)
+{
+	const Attempt *attempt = &call->trace[call->refusal];
+	const char *tier = attempt->tier->name;
+
+	report->message = psprintf("the request was refused: %s",
+							   attempt->error && attempt->error[0] ?
+							   attempt->error :
+							   outcome_rules[attempt->outcome].name);
+	report->detail = attempts_detail(call);
+	if (attempt->outcome == OUTCOME_CONTEXT_LENGTH)
+		report->hint =
+			psprintf("Shorten the prompt, or route tier \"%s\" to a model with a larger context window.",
+					 tier);
+	else if (attempt->outcome == OUTCOME_CONTENT_FILTER)
+		report->hint =
+			psprintf("Rephrase the prompt, or set on_content_filter of tier \"%s\" to 'next'.",
+					 tier);
+	else
+		report->hint = outcome_rules[attempt->outcome].hint;
+}
+
+/* LL004, of a residency that nobody satisfies */
+static void
+report_no_residency(const Call *call, Report *report)
+{
+	report->message =
+		psprintf("no region of tier \"%s\"%s satisfies residency \"%s\"",
+				 call->spec.tier->name,
+				 call->spec.allow_degraded && call->spec.tier->fallback ?
+				 " or its fallbacks" : "",
+				 call->spec.residency);
+	report->detail =
+		"A region may see the data only if llm_region.residency has every label.";
+	report->hint =
+		psprintf("See SELECT provider, region, residency FROM llm_routing WHERE tier = '%s'.",
+				 call->spec.tier->name);
+}
+
+/* Words the end of a call without an answer, in the current context. */
+void
+report_make(const Call *call, Report *report)
+{
+	switch (call->error)
+	{
+		case CALL_ANSWERED:
+			report->sqlstate = 0;
+			break;
+		case CALL_NO_ANSWER:
+			report->sqlstate = SQLSTATE_LL(1);
+			report_no_answer(call, report);
+			break;
+		case CALL_TIMED_OUT:
+			report->sqlstate = SQLSTATE_LL(2);
+			report_timed_out(call, report);
+			break;
+		case CALL_REFUSED:
+			report->sqlstate = SQLSTATE_LL(3);
+			report_refused(call, report);
+			break;
+		case CALL_SWITCHED_OFF:
+			report->sqlstate = SQLSTATE_LL(4);
+			report->message = "llm_failover is switched off";
+			report->detail = attempts_detail(call);
+			report->hint = "Set llm_failover.enabled to on.";
+			break;
+		case CALL_NO_RESIDENCY:
+			report->sqlstate = SQLSTATE_LL(4);
+			report_no_residency(call, report);
+			break;
+		case CALL_MISCONFIGURED:
+			report->sqlstate = SQLSTATE_LL(6);
+			report->message = call->problem;
+			report->hint = call->problem_hint;
+			break;
+	}
+}
+
+/* Raises a report. */
+void
+report_raise(const Report *report)
+{
+	ereport(ERROR,
+			(errcode(report->sqlstate),
+			 errmsg("%s", report->message),
+			 report->detail ? errdetail("%s", report->detail) : 0,
+			 report->hint ? errhint("%s", report->hint) : 0));
+}
+
+/*
+ * Tells of a degraded answer, the first time in a statement: for functions
+ * whose result cannot say it.
+ */
+void
+report_degraded(const Call *call)
+{
+	static TimestampTz told_at = 0;
+	const Answer *answer = &call->answer;
+	const Tier *asked = call->spec.tier;
+	char	   *who;
+
+	if (!answer->degraded || told_at == GetCurrentStatementStartTimestamp())
+		return;
+	told_at = GetCurrentStatementStartTimestamp();
+	who = answer->candidate->region ? candidate_name(answer->candidate) :
+		psprintf("\"%s\"", answer->candidate->route->model_name);
+	if (!tier_has_provider(asked))
+		ereport(NOTICE,
+				(errmsg("degraded answer: tier \"%s\" has no model, so %s of tier \"%s\" answered",
+						asked->name, who, answer->tier->name),
+				 errhint("INSERT INTO llm_provider and llm_route.")));
+	else
+		ereport(NOTICE,
+				(errmsg("degraded answer: no candidate of tier \"%s\" was available, so %s of tier \"%s\" answered",
+						asked->name, who, answer->tier->name),
+				 call->problem ? errhint("Configuration: %s.", call->problem) :
+				 errhint("See llm_last() and SELECT * FROM llm_explain(tier => '%s').",
+						 asked->name)));
+}
+
+/* Writes the attempts that failed, for the log. */
+static char *
+failed_attempts(const Call *call)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < call->ntrace; i++)
+	{
+		const Attempt *attempt = &call->trace[i];
+
+		if (attempt->outcome == OUTCOME_OK)
+			continue;
+		appendStringInfo(&list, "%s%s %s ", list.len > 0 ? ", " : "",
+						 candidate_name(attempt->candidate),
+						 outcome_rules[attempt->outcome].name);
+		if (attempt->status > 0)
+			appendStringInfo(&list, "%d ", attempt->status);
+		appendStringInfo(&list, "%lld ms", (long long) attempt->ms);
+	}
+	return list.data;
+}
+
+/*
+ * Logs a call in which a provider's attempt failed: one line, its order fixed,
+ * without the prompt and so without the statement.
+ */
+void
+report_failover(const Call *call)
+{
+	const Candidate *answered_by = call->answer.candidate;
+	const char *plural = call->nattempts == 1 ? "" : "s";
+
+	if (call->nattempts == 0 ||
+		(call->nattempts == 1 && answered_by && answered_by->region))
+		return;
+	if (answered_by)
+		ereport(LOG_SERVER_ONLY,
+				(errmsg("llm_failover: tier \"%s\" answered by %s after %d attempt%s: %s",
+						call->spec.tier->name,
+						candidate_name(answered_by), call->nattempts, plural, failed_attempts(call)),
+				 errhidestmt(true), errhidecontext(true)));
+	else
+		ereport(LOG_SERVER_ONLY,
+				(errmsg("llm_failover: tier \"%s\" not answered after %d attempt%s: %s",
+						call->spec.tier->name, call->nattempts, plural,
+						failed_attempts(call)),
+				 errhidestmt(true), errhidecontext(true)));
+}

@@ -1,0 +1,124 @@
+/*
+ * speed.c
+ *	  Prints what reading and writing cost. Asserts nothing: a machine is no
+ *	  promise.
+ */
+#include "postgres.h"
+
+#include <time.h>
+
+#include "dialect/dialect.h"
+
+#include "samples.h"
+#include "unit.h"
+
+#define ROUNDS 200000
+
+static char *large;
+static size_t large_len;
+
+static double
+now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1e9 + ts.tv_nsec;
+}
+
+static void
+json_only(void)
+{
+	json_parse(OPENAI_ANSWER, strlen(OPENAI_ANSWER), NULL);
+}
+
+static void
+parse_with(const Dialect *dialect, const char *body)
+{
+	HttpResponse resp = {200, body, strlen(body), OPENAI_HEADERS,
+	strlen(OPENAI_HEADERS)};
+	Reply		reply;
+
+	dialect->parse(&resp, 0, &reply);
+}
+
+static void
+parse_openai(void)
+{
+	parse_with(&openai_dialect, OPENAI_ANSWER);
+}
+
+static void
+parse_anthropic(void)
+{
+	parse_with(&anthropic_dialect, ANTHROPIC_ANSWER);
+}
+
+static void
+parse_gemini(void)
+{
+	parse_with(&gemini_dialect, GEMINI_ANSWER);
+}
+
+static void
+build_openai(void)
+{
+	static const char prompt[] = "Summarise in one sentence: PostgreSQL is a "
+		"powerful, open source object-relational database system.";
+	ChatRequest chat = {.prompt = prompt, .prompt_len = strlen(prompt),
+	.system = "Be brief.", .max_tokens = 100};
+	Endpoint	endpoint = {.base_url = "https://api.openai.com/v1",
+		.model = "gpt-5-mini", .secret = "sk-abc",
+	.capabilities = openai_dialect.capabilities};
+	HttpRequest req;
+
+	openai_dialect.build(&chat, &endpoint, &req);
+}
+
+static void
+read_large(void)
+{
+	json_parse(large, large_len, NULL);
+}
+
+static void
+write_large(void)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	json_put_string(&out, large + 1, large_len - 2);
+}
+
+static void
+measure(const char *what, void (*run) (void), int rounds)
+{
+	double		start = now_ns();
+
+	for (int i = 0; i < rounds; i++)
+	{
+		run();
+		unit_forget();
+	}
+	printf("%-36s %12.0f ns\n", what, (now_ns() - start) / rounds);
+}
+
+int
+main(void)
+{
+	large_len = 10 * 1024 * 1024;
+	large = malloc(large_len);
+	memset(large, 'x', large_len);
+	large[0] = large[large_len - 1] = '"';
+
+	printf("(a body of %zu bytes)\n", strlen(OPENAI_ANSWER));
+	measure("json_parse", json_only, ROUNDS);
+	measure("openai parse, headers included", parse_openai, ROUNDS);
+	measure("anthropic parse", parse_anthropic, ROUNDS);
+	measure("gemini parse", parse_gemini, ROUNDS);
+	measure("openai build", build_openai, ROUNDS);
+	measure("read a string of 10 MB", read_large, 10);
+	measure("write a string of 10 MB", write_large, 10);
+	free(large);
+	return 0;
+}
