@@ -28,6 +28,28 @@ static EndedCall *last_result;
 #define ARG_JSONB(n)	(PG_ARGISNULL(n) ? NULL : PG_GETARG_JSONB_P(n))
 #define ARG_INTERVAL(n)	(PG_ARGISNULL(n) ? NULL : PG_GETARG_INTERVAL_P(n))
 
+/* Merges the call's params over the route's; a later key replaces. */
+static const JsonNode *
+merge_params(const JsonNode *route, const JsonNode *call)
+{
+	JsonNode   *merged;
+	JsonNode  **tail;
+
+	if (route == NULL || call == NULL)
+		return route ? route : call;
+	merged = palloc(sizeof(JsonNode));
+	*merged = *route;
+	tail = &merged->child;
+	for (const JsonNode *p = route->child; p; p = p->next)
+	{
+		*tail = memcpy(palloc(sizeof(JsonNode)), p, sizeof(JsonNode));
+		tail = &(*tail)->next;
+	}
+	*tail = call->child;
+	merged->nchildren += call->nchildren;
+	return merged;
+}
+
 /* Answers for a builtin model, within the statement's own transaction. */
 void
 local_work(Call *call, LocalAnswer *answer)
@@ -35,7 +57,8 @@ local_work(Call *call, LocalAnswer *answer)
 	const Route *route = call->candidate->route;
 
 	local_answer(route->builtin, call->config, call->spec.local_prompt,
-				 call->spec.feature, route->params, answer);
+				 call->spec.feature,
+				 merge_params(route->params, call->spec.chat.params), answer);
 }
 
 /* Keeps an ended call for llm_last() in place of the one before. */

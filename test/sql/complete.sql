@@ -13,6 +13,11 @@ SELECT source, degraded FROM llm_respond('One. Two is longer. Three ends it.');
 SELECT llm_complete(NULL) IS NULL;
 SELECT llm_respond(NULL) IS NULL, llm_chat(NULL) IS NULL;
 
+-- options of a builtin model may come with the call
+SELECT array_length(string_to_array(answer, '. '), 1) AS sentences
+  FROM llm_respond('One is here. Two is longer. Three is there. Four ends it. Five is more. Six it is.',
+                   params => '{"sentences": 1}');
+
 -- one notice a statement, however many rows
 SELECT count(llm_complete('One is no. ' || g || ' here. Two is longer. Three ends it.'))
   FROM generate_series(1, 3) g;
