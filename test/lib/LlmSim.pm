@@ -24,7 +24,8 @@ LlmSim - runs the provider simulator of test/sim for a test
   $sim->reset;                     # between tests: no rules, all up
   $sim->stop;                      # or leave it to the end of the test
 
-What a rule may hold is told in test/sim/README.md. Everything dies with a
+What a rule may hold is told in test/sim/README.md; JSON's true is C<\1> in
+Perl, as in C<{ hang =E<gt> \1 }>, and null is undef. Everything dies with a
 message when the simulator says no, so that a misspelt rule is no passed test.
 The simulator ends when this process does, however that ends.
 

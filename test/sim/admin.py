@@ -44,7 +44,7 @@ class Admin:
                              b"Content-Length: %d\r\n\r\n%s"
                              % (status, len(body), body))
                 await writer.drain()
-        except (Malformed, OSError, asyncio.IncompleteReadError):
+        except (Malformed, OSError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

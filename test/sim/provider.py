@@ -357,8 +357,16 @@ class Rude(asyncio.Protocol):
 class Listener:
     """One virtual provider."""
 
-    OPTIONS = {"keys", "lenient", "max_requests", "max_requests_silent",
-               "idle_timeout", "ignore_expect"}
+    # What each option may be; keys are looked at by set_keys().
+    OPTIONS = {
+        "keys": lambda value: True,
+        "lenient": lambda value: isinstance(value, bool),
+        "max_requests": lambda value: value is None or type(value) is int,
+        "max_requests_silent": lambda value: isinstance(value, bool),
+        "idle_timeout": lambda value: value is None
+        or type(value) in (int, float),
+        "ignore_expect": lambda value: isinstance(value, bool),
+    }
 
     def __init__(self, name, port, state, context=None):
         self.name = name
@@ -393,10 +401,11 @@ class Listener:
 
     def set_options(self, options):
         """Changes options; raises ValueError with a message."""
-        unknown = set(options) - self.OPTIONS
-        if unknown:
-            raise ValueError("a listener has no option \"%s\""
-                             % unknown.pop())
+        for name, value in options.items():
+            if name not in self.OPTIONS:
+                raise ValueError("a listener has no option \"%s\"" % name)
+            if not self.OPTIONS[name](value):
+                raise ValueError("option %s must not be %r" % (name, value))
         for name, value in options.items():
             if name == "keys":
                 self.set_keys(value)

@@ -9,8 +9,8 @@ import threading
 import time
 import unittest
 
-from .harness import (ANTHROPIC, OPENAI, PATIENCE, PROGRAM, SimTest, change,
-                      request_bytes)
+from .harness import (ANTHROPIC, OPENAI, PATIENCE, PROGRAM, Client, SimTest,
+                      change, request_bytes)
 
 
 class Rules(SimTest):
@@ -85,6 +85,8 @@ class Rules(SimTest):
             self.refused("POST", "/rules", rule)
         self.refused("POST", "/listener/a", {"mode": "sideways"})
         self.refused("POST", "/listener/a", {"option": 1})
+        self.refused("POST", "/listener/a", {"max_requests": "2"})
+        self.refused("POST", "/listener/a", {"keys": "some"})
         self.refused("POST", "/listener/z", {"mode": "up"})
         self.refused("GET", "/nowhere")
         self.assertEqual(self.admin("GET", "/rules"), [])
@@ -164,10 +166,16 @@ class Process(unittest.TestCase):
         return process.returncode, errors
 
     def test_ends_with_its_stdin(self):
+        """... without a word, also while clients are connected."""
         process = self.start()
-        process.stdout.readline()
-        process.stdin.close()
-        self.assertEqual(self.finish(process), (0, b""))
+        ready = json.loads(process.stdout.readline())
+        with Client(int(ready["admin"].rpartition(":")[2])) as admin, \
+                Client(ready["listeners"]["a"]["port"]) as client:
+            admin.send(b"GET /counts HTTP/1.1\r\nHost: sim\r\n\r\n")
+            self.assertEqual(admin.reply().status, 200)
+            self.assertEqual(client.ask().status, 200)
+            process.stdin.close()
+            self.assertEqual(self.finish(process), (0, b""))
 
     def test_ends_on_sigterm(self):
         process = self.start(stdin=subprocess.DEVNULL)
