@@ -121,11 +121,12 @@ extern void reply_not_an_answer(const HttpResponse *resp, time_t now,
 extern int64 token_count(const JsonNode *node);
 extern char *clean_text(const char *bytes, size_t len, size_t limit,
 						bool strip_tags);
+extern const char *clean_words(const JsonNode *node);
 
 /* error.c */
 extern bool error_is_there(const JsonNode *root);
 extern bool error_has_words(const JsonNode *root);
-extern bool error_read(const JsonNode *root, Reply *out);
+extern bool error_read(const JsonNode *root, int status, Reply *out);
 
 /* retry.c */
 extern int64 retry_hint(const HttpResponse *resp, time_t now,

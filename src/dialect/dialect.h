@@ -104,8 +104,9 @@ typedef struct Reply
 	int64		reasoning_tokens;	/* -1 = not told */
 	const char *answered_as;	/* the model's name in the answer, or NULL */
 	/* of an error: as the provider spells it, NULL when absent */
-	const char *error_code;		/* code, or type when there is no code (a */
-								/* number that is an HTTP status is none) */
+	const char *error_code;		/* code, or type when there is no code; an */
+								/* HTTP status only if nothing else is there */
+								/* or the response's own claims success */
 	const char *error_type;		/* type; Google's status */
 	const char *error_text;		/* for people; of garbage: what is wrong */
 	/* of both */

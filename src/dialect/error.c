@@ -14,15 +14,15 @@
  *	Mistral			{"object": "error", "message", "type", "code"}
  *	gateways		{"message"}, {"detail"}, {"msg"}, {"errors": []}
  *
- * A code is a word that a program can act on. A number that only repeats an
- * HTTP status is one only when there is no type.
+ * A code is a word that a program can act on. A number that only repeats the
+ * HTTP status is one only when there is no type; but where the status claims
+ * success, that number is the status that was meant.
  */
 #include "postgres.h"
 
 #include "common.h"
 
-#define MAX_ERROR_TEXT 2000		/* bytes */
-#define MAX_ERROR_WORD 100
+#define MAX_ERROR_WORD 100		/* bytes */
 
 /* Where words for people stand, the likeliest first. */
 static const char *const text_keys[] = {
@@ -175,7 +175,7 @@ quota_is_exhausted(const JsonNode *error, const char *text)
 
 /* Returns the most telling word for a program that an error has, or NULL. */
 static const char *
-find_code(const JsonNode *error, const Reply *reply)
+find_code(const JsonNode *error, int status, const Reply *reply)
 {
 	const JsonNode *details = json_get(error, "details");
 	const char *inner = word(json_get(json_get(error, "innererror"), "code"));
@@ -191,7 +191,7 @@ find_code(const JsonNode *error, const Reply *reply)
 	found = word(json_get(details, "error_code"));
 	if (found == NULL)
 		found = google_reason(details);
-	if (found == NULL)
+	if (found == NULL && (code == NULL || status / 100 != 2))
 		found = reply->error_type;
 	return found ? found : code;
 }
@@ -200,15 +200,11 @@ find_code(const JsonNode *error, const Reply *reply)
 static const char *
 error_words(const JsonNode *text, const JsonNode *error)
 {
-	const JsonNode *raw = json_get(json_get(error, "metadata"), "raw");
-	char	   *words = clean_text(text->text, text->text_len,
-								   MAX_ERROR_TEXT, false);
+	const char *words = clean_words(text);
+	const char *raw = clean_words(json_get(json_get(error, "metadata"),
+										   "raw"));
 
-	if (!json_is(raw, JN_STRING) || raw->text_len == 0)
-		return words;
-	return psprintf("%s: %s", words,
-					clean_text(raw->text, raw->text_len,
-							   MAX_ERROR_TEXT, false));
+	return words && raw ? psprintf("%s: %s", words, raw) : words;
 }
 
 /*
@@ -216,24 +212,23 @@ error_words(const JsonNode *text, const JsonNode *error)
  * there are no words for people in it.
  */
 bool
-error_read(const JsonNode *root, Reply *out)
+error_read(const JsonNode *root, int status, Reply *out)
 {
 	const JsonNode *error = json_get(root, "error");
 	const JsonNode *text = find_text(error);
-	const JsonNode *status;
+	const JsonNode *google;
 
 	if (!json_is(error, JN_OBJECT))
 		error = root;
 	if (text == NULL)
 		text = find_text(root);
-	if (text)
-		out->error_text = error_words(text, error);
-	status = json_get(error, "status");
+	out->error_text = error_words(text, error);
+	google = json_get(error, "status");
 	out->error_type = word(json_get(error, "type"));
-	if (out->error_type == NULL && json_is(status, JN_STRING))
-		out->error_type = word(status);
-	out->error_code = find_code(error, out);
+	if (out->error_type == NULL && json_is(google, JN_STRING))
+		out->error_type = word(google);
+	out->error_code = find_code(error, status, out);
 	if (out->request_id == NULL)
 		out->request_id = word(json_get(root, "request_id"));
-	return text != NULL;
+	return out->error_text != NULL;
 }

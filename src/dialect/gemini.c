@@ -360,15 +360,14 @@ judge_no_candidate(const HttpResponse *resp, time_t now, const JsonNode *root,
 {
 	const JsonNode *feedback = json_get(root, "promptFeedback");
 	const char *reason = json_text(json_get(feedback, "blockReason"));
-	const JsonNode *words = json_get(feedback, "blockReasonMessage");
+	const char *words = clean_words(json_get(feedback, "blockReasonMessage"));
 
 	if (reason)
 	{
 		out->kind = REPLY_FILTERED;
 		out->finish = FINISH_CONTENT_FILTER;
 		out->error_code = clean_text(reason, strlen(reason), 100, false);
-		out->error_text = json_is(words, JN_STRING) ?
-			clean_text(words->text, words->text_len, 2000, false) :
+		out->error_text = words ? words :
 			psprintf("the prompt was blocked: %s", out->error_code);
 	}
 	else if (json_get(root, "candidates") || json_get(root, "usageMetadata"))
@@ -386,7 +385,6 @@ gemini_parse(const HttpResponse *resp, time_t now, Reply *out)
 {
 	const JsonNode *root = reply_begin(resp, now, out);
 	const JsonNode *candidate = json_at(json_get(root, "candidates"), 0);
-	const JsonNode *words = json_get(candidate, "finishMessage");
 	AnswerParts parts = {0};
 
 	if (root == NULL)
@@ -400,9 +398,7 @@ gemini_parse(const HttpResponse *resp, time_t now, Reply *out)
 		judge_no_candidate(resp, now, root, out);
 		return;
 	}
-	if (json_is(words, JN_STRING))
-		out->error_text = clean_text(words->text, words->text_len, 2000,
-									 false);
+	out->error_text = clean_words(json_get(candidate, "finishMessage"));
 	parts.finish = json_text(json_get(candidate, "finishReason"));
 	if (take_parts(&parts, root, json_get(candidate, "content")))
 		reply_conclude(out, &parts, meanings, lengthof(meanings));

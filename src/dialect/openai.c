@@ -9,6 +9,7 @@
  *
  * Genuine servers (OpenAI's and Azure's) want max_completion_tokens and know
  * the role developer; the others want max_tokens and know only system.
+ * OpenAI's reasoning models want the new name wherever they are served.
  */
 #include "postgres.h"
 
@@ -56,6 +57,21 @@ openai_build(const ChatRequest *chat, const Endpoint *endpoint,
 	return why;
 }
 
+/*
+ * Says whether a model is one of OpenAI's that refuse max_tokens, whatever
+ * gateway stands before it: gpt-5 and later, o1, o3, ...
+ */
+static bool
+refuses_max_tokens(const char *model)
+{
+	const char *slash = strrchr(model, '/');	/* openai/gpt-5 */
+	const char *name = slash ? slash + 1 : model;
+
+	if (name[0] == 'o')
+		return name[1] >= '1' && name[1] <= '9';
+	return strncmp(name, "gpt-", 4) == 0 && name[4] >= '5' && name[4] <= '9';
+}
+
 /* Writes the body of a request, of Azure's too. */
 void
 openai_put_body(StringInfo out, const ChatRequest *chat,
@@ -76,7 +92,8 @@ openai_put_body(StringInfo out, const ChatRequest *chat,
 	put_messages(out, chat, endpoint, genuine);
 	if (max_tokens > 0)
 	{
-		put_key(out, genuine ? "max_completion_tokens" : "max_tokens");
+		put_key(out, genuine || refuses_max_tokens(endpoint->model) ?
+				"max_completion_tokens" : "max_tokens");
 		appendStringInfo(out, "%d", max_tokens);
 		take_key(&taken, "max_completion_tokens");
 		take_key(&taken, "max_tokens");
@@ -324,7 +341,7 @@ openai_parse(const HttpResponse *resp, time_t now, Reply *out)
 	const JsonNode *root = reply_begin(resp, now, out);
 	const JsonNode *choice = json_at(json_get(root, "choices"), 0);
 	const JsonNode *message = json_get(choice, "message");
-	const char *refusal = json_text(json_get(message, "refusal"));
+	const char *refusal = clean_words(json_get(message, "refusal"));
 	AnswerParts parts = {0};
 
 	if (root == NULL)
@@ -346,12 +363,12 @@ openai_parse(const HttpResponse *resp, time_t now, Reply *out)
 	parts.finish = json_text(json_get(choice, "finish_reason"));
 	if (!take_calls(&parts, json_get(message, "tool_calls")))
 		reply_garbage(out, "a tool call has no name");
-	else if (refusal && *refusal && parts.text_len == 0)
+	else if (refusal && parts.text_len == 0)
 	{
 		out->kind = REPLY_FILTERED;
 		out->finish = FINISH_CONTENT_FILTER;
 		out->error_code = "refusal";
-		out->error_text = clean_text(refusal, strlen(refusal), 2000, false);
+		out->error_text = refusal;
 	}
 	else
 		reply_conclude(out, &parts, meanings, lengthof(meanings));

@@ -14,6 +14,7 @@
 #include "common.h"
 
 #define MAX_EXCERPT 200			/* bytes of a body that cannot be read */
+#define MAX_WORDS 2000			/* bytes of what a vendor says to people */
 #define MAX_TOKENS PG_INT32_MAX
 
 /* Where the name of a request stands that a vendor's support asks for. */
@@ -87,6 +88,18 @@ clean_text(const char *bytes, size_t len, size_t limit, bool strip_tags)
 	return clean;
 }
 
+/* Returns a vendor's words for people in one line, or NULL when none. */
+const char *
+clean_words(const JsonNode *node)
+{
+	const char *words;
+
+	if (!json_is(node, JN_STRING))
+		return NULL;
+	words = clean_text(node->text, node->text_len, MAX_WORDS, false);
+	return *words ? words : NULL;
+}
+
 /* Returns a number of tokens, or -1 when it is none that can be. */
 int64
 token_count(const JsonNode *node)
@@ -135,7 +148,7 @@ reply_error(const HttpResponse *resp, time_t now, const JsonNode *root,
 			Reply *out)
 {
 	out->kind = REPLY_ERROR;
-	if (!error_read(root, out))
+	if (!error_read(root, resp->status, out))
 		out->error_text = clean_text(resp->body, resp->body_len,
 									 MAX_EXCERPT, true);
 	out->retry_after_ms = retry_hint(resp, now, json_get(root, "error"),
