@@ -3,7 +3,9 @@
 --
 -- The triggers of triggers.sql look at a row first and say what to do about
 -- it; the CHECKs are the second wall, for when triggers are off. llm_secret
--- has no CHECK: PostgreSQL prints the row that fails one.
+-- has no CHECK: PostgreSQL prints the row that fails one. What refers to what
+-- is theirs as well (src/catalog/check_refer.c): foreign keys would stand in
+-- the way of pg_restore -j.
 --
 -- Constants are quoted, and what takes any type is qualified, so that each
 -- operator and function is pg_catalog's whatever the schema holds.
@@ -31,8 +33,7 @@ CREATE TABLE llm_provider (
 );
 
 CREATE TABLE llm_region (
-	provider text NOT NULL
-		REFERENCES llm_provider ON UPDATE CASCADE ON DELETE CASCADE,
+	provider text NOT NULL,
 	name text NOT NULL
 		CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(name) <= 63),
 	base_url text
@@ -53,8 +54,7 @@ CREATE TABLE llm_region (
 );
 
 CREATE TABLE llm_model (
-	provider text NOT NULL
-		REFERENCES llm_provider ON UPDATE CASCADE ON DELETE CASCADE,
+	provider text NOT NULL,
 	name text NOT NULL
 		CHECK (name ~ '^[^\x01-\x20\x7f]+$' AND octet_length(name) <= 128),
 	context_window int CHECK (context_window > 0),
@@ -96,8 +96,7 @@ CREATE TABLE llm_tier (
 );
 
 CREATE TABLE llm_route (
-	tier text NOT NULL DEFAULT 'default'
-		REFERENCES llm_tier ON UPDATE CASCADE ON DELETE CASCADE,
+	tier text NOT NULL DEFAULT 'default',
 	provider text NOT NULL
 		CHECK (provider ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(provider) <= 63),
 	model text NOT NULL

@@ -16,7 +16,7 @@ COMMENT ON FUNCTION llm_config_seed() IS
 CREATE FUNCTION llm_config_refer() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_config_refer() IS
-'refuses a route to a provider or region that does not exist';
+'refuses a row that names a provider, region or tier that does not exist';
 
 CREATE FUNCTION llm_config_chain() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME';
@@ -31,7 +31,7 @@ COMMENT ON FUNCTION llm_config_notice() IS
 CREATE FUNCTION llm_config_cascade() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_config_cascade() IS
-'carries a deleted or renamed key to the rows that name it without a foreign key';
+'carries a deleted or renamed key to the rows that name it';
 
 CREATE FUNCTION llm_config_changed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME';
@@ -70,13 +70,17 @@ CREATE TRIGGER llm_cascade AFTER UPDATE OR DELETE ON llm_provider
 	FOR EACH ROW EXECUTE FUNCTION llm_config_cascade();
 CREATE TRIGGER llm_cascade AFTER UPDATE OR DELETE ON llm_region
 	FOR EACH ROW EXECUTE FUNCTION llm_config_cascade();
-CREATE TRIGGER llm_cascade AFTER UPDATE ON llm_tier
+CREATE TRIGGER llm_cascade AFTER UPDATE OR DELETE ON llm_tier
 	FOR EACH ROW EXECUTE FUNCTION llm_config_cascade();
 CREATE TRIGGER llm_cascade_truncate AFTER TRUNCATE ON llm_provider
 	FOR EACH STATEMENT EXECUTE FUNCTION llm_config_cascade();
 CREATE TRIGGER llm_cascade_truncate AFTER TRUNCATE ON llm_region
 	FOR EACH STATEMENT EXECUTE FUNCTION llm_config_cascade();
 
+CREATE TRIGGER llm_refer AFTER INSERT OR UPDATE ON llm_region
+	FOR EACH ROW EXECUTE FUNCTION llm_config_refer();
+CREATE TRIGGER llm_refer AFTER INSERT OR UPDATE ON llm_model
+	FOR EACH ROW EXECUTE FUNCTION llm_config_refer();
 CREATE TRIGGER llm_refer AFTER INSERT OR UPDATE ON llm_route
 	FOR EACH ROW EXECUTE FUNCTION llm_config_refer();
 

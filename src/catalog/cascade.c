@@ -1,10 +1,9 @@
 /*
  * cascade.c
  *	  What a changed configuration row entails: every session reads the
- *	  configuration again, and rows that name it without a foreign key follow.
+ *	  configuration again, and rows that name it follow.
  *
- * There is no foreign key where a name may be compiled in (a route's
- * provider), implicit (its region) or not there yet (a tier's fallback).
+ * check_refer.c says why these are no foreign keys.
  */
 #include "postgres.h"
 
@@ -19,8 +18,8 @@
 #define MAX_KEY 2
 
 /*
- * The statements that follow a change of a table's keys. Their parameters are
- * the old key and, of an update, the new one.
+ * The statements by which rows of one other table follow a changed key. Their
+ * parameters are the old key and, of an update, the new one.
  */
 typedef struct Cascade
 {
@@ -34,6 +33,14 @@ typedef struct Cascade
 
 static const Cascade cascades[] = {
 	{"llm_provider", 1, {"name"},
+		"UPDATE @.llm_region SET provider = $2 WHERE provider = $1",
+		"DELETE FROM @.llm_region WHERE provider = $1",
+	"DELETE FROM @.llm_region"},
+	{"llm_provider", 1, {"name"},
+		"UPDATE @.llm_model SET provider = $2 WHERE provider = $1",
+		"DELETE FROM @.llm_model WHERE provider = $1",
+	"DELETE FROM @.llm_model"},
+	{"llm_provider", 1, {"name"},
 		"UPDATE @.llm_route SET provider = $2 WHERE provider = $1",
 		"DELETE FROM @.llm_route WHERE provider = $1",
 	"DELETE FROM @.llm_route WHERE provider <> 'builtin'"},
@@ -43,11 +50,15 @@ static const Cascade cascades[] = {
 		"DELETE FROM @.llm_route WHERE provider = $1 AND region = $2",
 	"DELETE FROM @.llm_route WHERE region IS NOT NULL"},
 	{"llm_tier", 1, {"name"},
+		"UPDATE @.llm_route SET tier = $2 WHERE tier = $1",
+		"DELETE FROM @.llm_route WHERE tier = $1",
+	NULL},						/* there is no TRUNCATE of seeds */
+	{"llm_tier", 1, {"name"},
 		"UPDATE @.llm_tier SET fallback = $2 WHERE fallback = $1",
-	NULL, NULL},
+	NULL, NULL},				/* check_chain.c refuses */
 };
 
-static const Cascade *find_cascade(Relation rel);
+static void follow(const Cascade *cascade, const TriggerData *trigger);
 static int	read_keys(const Cascade *cascade, const CheckedRow *row,
 					  char **keys);
 static bool key_changed(const Cascade *cascade, const CheckedRow *row);
@@ -72,39 +83,33 @@ Datum
 llm_config_cascade(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	const Cascade *cascade;
-	CheckedRow	row;
-	char	   *keys[MAX_KEY * 2];
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigger->tg_event) ||
 		TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		elog(ERROR, "llm_config_cascade: wrong kind of trigger");
 
-	row.rel = trigger->tg_relation;
-	row.old = trigger->tg_trigtuple;
-	row.tuple = trigger->tg_newtuple;
-	cascade = find_cascade(row.rel);
-	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
-		run_cascade(trigger, cascade->on_truncate, 0, NULL);
-	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
-	{
-		row.tuple = NULL;
-		run_cascade(trigger, cascade->on_delete,
-					read_keys(cascade, &row, keys), keys);
-	}
-	else if (key_changed(cascade, &row))
-		run_cascade(trigger, cascade->on_update,
-					read_keys(cascade, &row, keys), keys);
+	for (size_t i = 0; i < lengthof(cascades); i++)
+		if (strcmp(cascades[i].table,
+				   RelationGetRelationName(trigger->tg_relation)) == 0)
+			follow(&cascades[i], trigger);
 	return PointerGetDatum(NULL);
 }
 
-static const Cascade *
-find_cascade(Relation rel)
+/* Lets the rows of one table follow. */
+static void
+follow(const Cascade *cascade, const TriggerData *trigger)
 {
-	for (size_t i = 0; i < lengthof(cascades); i++)
-		if (strcmp(cascades[i].table, RelationGetRelationName(rel)) == 0)
-			return &cascades[i];
-	elog(ERROR, "table \"%s\" has no cascade", RelationGetRelationName(rel));
+	char	   *keys[MAX_KEY * 2];
+	CheckedRow	row = triggered_row(trigger);
+
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		run_cascade(trigger, cascade->on_truncate, 0, NULL);
+	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+		run_cascade(trigger, cascade->on_delete,
+					read_keys(cascade, &row, keys), keys);
+	else if (key_changed(cascade, &row))
+		run_cascade(trigger, cascade->on_update,
+					read_keys(cascade, &row, keys), keys);
 }
 
 static bool
@@ -123,9 +128,9 @@ read_keys(const Cascade *cascade, const CheckedRow *row, char **keys)
 	int			n = 0;
 
 	for (int i = 0; i < cascade->nkeys; i++)
-		keys[n++] = row_text(row, row->old, cascade->keys[i]);
+		keys[n++] = column_text(row->rel, row->old, cascade->keys[i]);
 	for (int i = 0; i < cascade->nkeys && row->tuple; i++)
-		keys[n++] = row_text(row, row->tuple, cascade->keys[i]);
+		keys[n++] = column_text(row->rel, row->tuple, cascade->keys[i]);
 	return n;
 }
 

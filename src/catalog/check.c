@@ -111,14 +111,7 @@ llm_config_check(PG_FUNCTION_ARGS)
 		TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
 		elog(ERROR, "llm_config_check: wrong kind of trigger");
 
-	row.rel = trigger->tg_relation;
-	row.old = NULL;
-	row.tuple = trigger->tg_trigtuple;
-	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
-	{
-		row.old = trigger->tg_trigtuple;
-		row.tuple = trigger->tg_newtuple;
-	}
+	row = triggered_row(trigger);
 	hide_copied_line(row.rel);
 	check_columns(&row);
 	check_not_null(&row);
@@ -194,6 +187,21 @@ hide_copied_line(Relation rel)
 	}
 }
 
+/* Returns the row that a trigger fired for. */
+CheckedRow
+triggered_row(const TriggerData *trigger)
+{
+	CheckedRow	row = {.rel = trigger->tg_relation};
+
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		row.tuple = trigger->tg_trigtuple;
+	else
+		row.old = trigger->tg_trigtuple;
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+		row.tuple = trigger->tg_newtuple;
+	return row;
+}
+
 /* Finds a column by name; there is no table of ours without it. */
 int
 column_number(Relation rel, const char *column)
@@ -207,13 +215,13 @@ column_number(Relation rel, const char *column)
 		 RelationGetRelationName(rel), column);
 }
 
-/* Returns a text column of a version of the row, palloc'd, or NULL. */
+/* Returns a text column of a row, palloc'd, or NULL. */
 char *
-row_text(const CheckedRow *row, HeapTuple tuple, const char *column)
+column_text(Relation rel, HeapTuple tuple, const char *column)
 {
 	bool		isnull;
-	Datum		value = heap_getattr(tuple, column_number(row->rel, column),
-									 RelationGetDescr(row->rel), &isnull);
+	Datum		value = heap_getattr(tuple, column_number(rel, column),
+									 RelationGetDescr(rel), &isnull);
 
 	return isnull ? NULL : TextDatumGetCString(value);
 }

@@ -6,8 +6,8 @@
  * check_column.c, check_json.c and check_url.c the kinds of rule, and
  * check_access.c who may write references to the server's files and
  * environment. check_seed.c keeps the extension's own rows. What concerns
- * other rows waits until the statement is done: check_refer.c and cascade.c,
- * over check_query.c.
+ * other rows waits until the statement is done: check_refer.c, check_chain.c
+ * and cascade.c, over check_query.c.
  *
  * Messages never show a value of a column that may hold a key.
  */
@@ -24,12 +24,12 @@ struct TriggerData;
 #define IMPLICIT_REGION		"default"	/* of a provider without rows */
 #define REGION_PLACEHOLDER	"{region}"	/* in base_url */
 
-/* A row about to be stored. */
+/* A row that is being changed. */
 typedef struct CheckedRow
 {
 	Relation	rel;
-	HeapTuple	tuple;
-	HeapTuple	old;			/* NULL on INSERT */
+	HeapTuple	tuple;			/* as it will be; NULL on DELETE */
+	HeapTuple	old;			/* as it was; NULL on INSERT */
 } CheckedRow;
 
 typedef struct ColumnRule ColumnRule;
@@ -53,9 +53,9 @@ struct ColumnRule
 };
 
 /* check.c: the row, and raising about it. */
+extern CheckedRow triggered_row(const struct TriggerData *trigger);
 extern int	column_number(Relation rel, const char *column);
-extern char *row_text(const CheckedRow *row, HeapTuple tuple,
-					  const char *column);
+extern char *column_text(Relation rel, HeapTuple tuple, const char *column);
 extern bool row_changed(const CheckedRow *row, const char *column);
 extern int	refusal(const CheckedRow *row, const char *column);
 extern char *shown(const char *value);

@@ -186,7 +186,7 @@ check_region_access(const CheckedRow *row,
 	read_provider(row, &provider);
 	inherits = provider.headers_have_reference ||
 		(provider.secret_is_reference &&
-		 row_text(row, row->tuple, "secret") == NULL);
+		 column_text(row->rel, row->tuple, "secret") == NULL);
 	if ((own || inherits) && region_moved(row, &provider) &&
 		(own || !region_is_at_home(row, &provider)))
 		refuse_reference(row, "base_url");
@@ -196,14 +196,14 @@ check_region_access(const CheckedRow *row,
 static bool
 region_moved(const CheckedRow *row, const ProviderSide *provider)
 {
-	char	   *base_url = row_text(row, row->tuple, "base_url");
+	char	   *base_url = column_text(row->rel, row->tuple, "base_url");
 	bool		is_templated = base_url ?
 		strstr(base_url, REGION_PLACEHOLDER) != NULL : provider->is_templated;
 
 	return row_changed(row, "provider") || row_changed(row, "base_url") ||
 		(is_templated && row_changed(row, "name")) ||
 		(row_changed(row, "secret") &&
-		 row_text(row, row->tuple, "secret") == NULL);
+		 column_text(row->rel, row->tuple, "secret") == NULL);
 }
 
 /*
@@ -213,9 +213,9 @@ region_moved(const CheckedRow *row, const ProviderSide *provider)
 static bool
 region_is_at_home(const CheckedRow *row, const ProviderSide *provider)
 {
-	char	   *name = row_text(row, row->tuple, "name");
+	char	   *name = column_text(row->rel, row->tuple, "name");
 
-	return row_text(row, row->tuple, "base_url") == NULL &&
+	return column_text(row->rel, row->tuple, "base_url") == NULL &&
 		(!provider->is_templated ||
 		 (name && strcmp(name, IMPLICIT_REGION) == 0));
 }
@@ -239,7 +239,7 @@ refuse_reference(const CheckedRow *row, const char *column)
 static bool
 column_is_reference(const CheckedRow *row, const char *column)
 {
-	char	   *value = row_text(row, row->tuple, column);
+	char	   *value = column_text(row->rel, row->tuple, column);
 
 	return value && is_server_reference(value);
 }
@@ -260,7 +260,7 @@ static bool
 regions_have_reference(const CheckedRow *row)
 {
 	TriggerQuery query;
-	char	   *name = row_text(row, row->old, "name");
+	char	   *name = column_text(row->rel, row->old, "name");
 	uint64		n;
 
 	query_begin(&query, row->rel, AS_OWNER, NULL);
@@ -273,14 +273,14 @@ regions_have_reference(const CheckedRow *row)
 }
 
 /*
- * Reads what the region's provider has. It must be there already: else it
- * could come, with a reference, between this check and the foreign key's.
+ * Reads what the region's provider has, and keeps it so until we commit. It
+ * must be there already: else it could come later, with a reference.
  */
 static void
 read_provider(const CheckedRow *row, ProviderSide *provider)
 {
 	TriggerQuery query;
-	char	   *name = row_text(row, row->tuple, "provider");
+	char	   *name = column_text(row->rel, row->tuple, "provider");
 
 	query_begin(&query, row->rel, AS_OWNER, NULL);
 	if (query_run_text(&query,
@@ -288,7 +288,8 @@ read_provider(const CheckedRow *row, ProviderSide *provider)
 					   " EXISTS (SELECT FROM jsonb_each_text(headers) h"
 					   " WHERE h.value ~ '^(env|file):'),"
 					   " coalesce(strpos(base_url, '" REGION_PLACEHOLDER "') > 0, false)"
-					   " FROM @.llm_provider WHERE name = $1", 1, &name) == 0)
+					   " FROM @.llm_provider WHERE name = $1 FOR SHARE",
+					   1, &name) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
 				 errtablecol(row->rel, column_number(row->rel, "provider")),

@@ -323,7 +323,7 @@ check_builtin_model(const CheckedRow *row, const ColumnRule *rule,
 bool
 is_of_builtin(const CheckedRow *row)
 {
-	char	   *provider = row_text(row, row->tuple, "provider");
+	char	   *provider = column_text(row->rel, row->tuple, "provider");
 
 	return provider && strcmp(provider, BUILTIN_PROVIDER) == 0;
 }
@@ -332,7 +332,7 @@ is_of_builtin(const CheckedRow *row)
 void
 check_fallback(const CheckedRow *row, const ColumnRule *rule, Datum value)
 {
-	char	   *name = row_text(row, row->tuple, "name");
+	char	   *name = column_text(row->rel, row->tuple, "name");
 
 	if (name && strcmp(TextDatumGetCString(value), name) == 0)
 		ereport(ERROR,

@@ -204,7 +204,7 @@ check_builtin_params(const CheckedRow *row, const ColumnRule *rule,
 	JsonbIterator *it = JsonbIteratorInit(&DatumGetJsonbP(value)->root);
 	JsonbValue	param;
 	char	   *key = NULL;
-	char	   *model = row_text(row, row->tuple, "model");
+	char	   *model = column_text(row->rel, row->tuple, "model");
 
 	if (model == NULL || !is_of_builtin(row))
 		return;

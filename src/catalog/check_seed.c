@@ -16,9 +16,12 @@
 
 #include "check.h"
 
-#define MAX_KEY 4
+#define MAX_KEY 3
 
-/* The columns by which a row of a table is known. */
+/*
+ * The columns by which a row of a table is known; a compiled-in provider has
+ * no region.
+ */
 typedef struct SeedTable
 {
 	const char *table;
@@ -30,7 +33,7 @@ typedef struct SeedTable
 typedef struct Seed
 {
 	const SeedTable *table;
-	const char *key[MAX_KEY];	/* NULL is SQL's NULL */
+	const char *key[MAX_KEY];
 } Seed;
 
 static const SeedTable tier_table = {
@@ -39,15 +42,15 @@ static const SeedTable tier_table = {
 };
 
 static const SeedTable route_table = {
-	"llm_route", 4, {"tier", "provider", "model", "region"},
+	"llm_route", 3, {"tier", "provider", "model"},
 	"DELETE FROM llm_route WHERE tier <> 'offline'."
 };
 
 static const Seed seeds[] = {
 	{&tier_table, {"default"}},
 	{&tier_table, {"offline"}},
-	{&route_table, {"offline", "builtin", "rule", NULL}},
-	{&route_table, {"offline", "builtin", "extract", NULL}},
+	{&route_table, {"offline", "builtin", "rule"}},
+	{&route_table, {"offline", "builtin", "extract"}},
 };
 
 static const Seed *find_seed(Relation rel, HeapTuple tuple);
@@ -110,17 +113,9 @@ has_key(Relation rel, HeapTuple tuple, const Seed *seed)
 {
 	for (int i = 0; i < seed->table->nkeys; i++)
 	{
-		bool		isnull;
-		Datum		value =
-			heap_getattr(tuple, column_number(rel, seed->table->keys[i]),
-						 RelationGetDescr(rel), &isnull);
+		char	   *value = column_text(rel, tuple, seed->table->keys[i]);
 
-		if (isnull || seed->key[i] == NULL)
-		{
-			if (!isnull || seed->key[i] != NULL)
-				return false;
-		}
-		else if (strcmp(TextDatumGetCString(value), seed->key[i]) != 0)
+		if (value == NULL || strcmp(value, seed->key[i]) != 0)
 			return false;
 	}
 	return true;
@@ -175,7 +170,7 @@ update_seed(const Seed *seed, Relation rel, HeapTuple tuple)
 	return nupdated;
 }
 
-/* The key as SQL, as far as it is not NULL: that much is unique. */
+/* Writes the key as SQL. */
 static char *
 seed_condition(const Seed *seed)
 {
@@ -183,9 +178,8 @@ seed_condition(const Seed *seed)
 
 	initStringInfo(&sql);
 	for (int i = 0; i < seed->table->nkeys; i++)
-		if (seed->key[i])
-			appendStringInfo(&sql, "%s%s = '%s'", i == 0 ? "" : " AND ",
-							 seed->table->keys[i], seed->key[i]);
+		appendStringInfo(&sql, "%s%s = '%s'", i == 0 ? "" : " AND ",
+						 seed->table->keys[i], seed->key[i]);
 	return sql.data;
 }
 

@@ -125,7 +125,7 @@ fill_region(const CheckedRow *row, const char *url)
 {
 	bool		is_region = strcmp(RelationGetRelationName(row->rel),
 								   "llm_region") == 0;
-	char	   *region = is_region ? row_text(row, row->tuple, "name") : NULL;
+	char	   *region = is_region ? column_text(row->rel, row->tuple, "name") : NULL;
 	StringInfoData filled;
 	const char *at;
 

@@ -2,9 +2,9 @@
  * config_link.c
  *	  Ties the rows of a snapshot together: references and inheritance.
  *
- * The tables have foreign keys where they can, but a restore brings rows in
- * any order and a route's provider has none: what leads nowhere gets a problem
- * in words, and is never an error here.
+ * The tables' triggers see to it that references lead somewhere, but a restore
+ * brings rows in any order: what leads nowhere gets a problem in words, and is
+ * never an error here.
  */
 #include "postgres.h"
 
@@ -12,10 +12,14 @@
 
 #define IMPLICIT_REGION "default"
 
+/* In a base_url, stands for the region's name. */
+#define PLACEHOLDER "{region}"
+
 static void link_providers(Config *config);
 static void link_regions(Config *config);
 static void add_implicit_region(Provider *provider);
 static void finish_region(Region *region, Provider *provider);
+static const char *region_problem(const Region *region, bool is_templated);
 static char *effective_url(const char *base_url, const char *region);
 static void link_models(Config *config);
 static void add_implicit_models(Config *config);
@@ -133,28 +137,43 @@ finish_region(Region *region, Provider *provider)
 	if (base_url == NULL && provider->dialect)
 		base_url = provider->dialect->base_url;
 	region->base_url = base_url ? effective_url(base_url, region->name) : NULL;
+	region->problem = region_problem(region, base_url &&
+									 strstr(base_url, PLACEHOLDER));
+}
+
+/*
+ * Says why a region cannot work, or NULL. A key must not go to a host whose
+ * name nobody wrote, as the implicit region's would be.
+ */
+static const char *
+region_problem(const Region *region, bool is_templated)
+{
+	const Provider *provider = region->provider;
 
 	if (provider->problem)
-		region->problem = provider->problem;
-	else if (region->base_url == NULL)
-		region->problem = psprintf("provider \"%s\" has no base_url, and dialect %s has no public one",
-								   provider->name, provider->dialect_name);
+		return provider->problem;
+	if (region->base_url == NULL)
+		return psprintf("provider \"%s\" has no base_url, and dialect %s has no public one",
+						provider->name, provider->dialect_name);
+	if (region->implicit && is_templated)
+		return psprintf("provider \"%s\" has {region} in base_url, but no row in llm_region",
+						provider->name);
+	return NULL;
 }
 
 /* Puts the region's name in the place of {region}; cuts slashes at the end. */
 static char *
 effective_url(const char *base_url, const char *region)
 {
-	static const char placeholder[] = "{region}";
 	StringInfoData url;
 	const char *found;
 
 	initStringInfo(&url);
-	while ((found = strstr(base_url, placeholder)) != NULL)
+	while ((found = strstr(base_url, PLACEHOLDER)) != NULL)
 	{
 		appendBinaryStringInfo(&url, base_url, found - base_url);
 		appendStringInfoString(&url, region);
-		base_url = found + strlen(placeholder);
+		base_url = found + strlen(PLACEHOLDER);
 	}
 	appendStringInfoString(&url, base_url);
 	while (url.len > 0 && url.data[url.len - 1] == '/')

@@ -235,6 +235,8 @@ INSERT INTO llm_route(provider, model) VALUES ('builtin', 'cache');
 INSERT INTO llm_route(provider, model, params) VALUES ('builtin', 'extract', '{"sentence": 3}'); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_route(provider, model, params) VALUES ('builtin', 'rule', '{"sentences": 3}');
 INSERT INTO llm_route(tier, provider, model) VALUES ('flagship', 'openai', 'gpt-5'); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_route(tier, provider, model) VALUES ('defualt', 'openai', 'gpt-5');
+INSERT INTO llm_model(provider, name) VALUES ('antropic', 'x'); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_route(provider, model, weight) VALUES ('openai', 'gpt-5', -1); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_route(provider, model, weight) VALUES ('openai', 'gpt-5', 'NaN');
 INSERT INTO llm_route(provider, model, weight) VALUES ('openai', 'gpt-5', 2000000);

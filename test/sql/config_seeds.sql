@@ -67,7 +67,7 @@ DELETE FROM llm_route WHERE model = 'extract';
 UPDATE llm_route SET tier = 'main' WHERE tier = 'offline' AND model = 'rule'; \echo :LAST_ERROR_SQLSTATE
 UPDATE llm_route SET model = 'echo' WHERE tier = 'offline' AND model = 'rule';
 TRUNCATE llm_route; \echo :LAST_ERROR_SQLSTATE
-TRUNCATE llm_tier CASCADE; \echo :LAST_ERROR_SQLSTATE
+TRUNCATE llm_tier; \echo :LAST_ERROR_SQLSTATE
 -- also in a restore
 SET check_function_bodies = off;
 DELETE FROM llm_tier WHERE name = 'offline'; \echo :LAST_ERROR_SQLSTATE

@@ -76,6 +76,8 @@ UPDATE llm_region SET name = 'europe' WHERE provider = 'openai' AND name = 'eu';
 UPDATE llm_tier SET name = 'thrifty' WHERE name = 'economy';
 UPDATE llm_tier SET name = 'x' || name WHERE name IN ('thrifty', 'flagship');
 SELECT provider, name, residency FROM llm_region ORDER BY 1, 2;
+UPDATE llm_provider SET name = 'google' WHERE name = 'gemini';
+SELECT provider, name FROM llm_model ORDER BY 1, 2;
 SELECT tier, provider, model, region FROM llm_route ORDER BY 1, 2, 3, 4;
 SELECT name, fallback FROM llm_tier ORDER BY 1;
 -- a region that moves takes its routes with it
@@ -88,7 +90,7 @@ ROLLBACK;
 -- Deleting: regions, models and routes go along, and whoever is left without is told
 DELETE FROM llm_region WHERE name = 'europe';
 SELECT tier, provider, model, region FROM llm_route WHERE provider = 'openai' ORDER BY 1, 2, 3, 4;
-DELETE FROM llm_provider WHERE name IN ('openai', 'anthropic2', 'mistral', 'gemini');
+DELETE FROM llm_provider WHERE name IN ('openai', 'anthropic2', 'mistral', 'google');
 SELECT provider, name FROM llm_region UNION ALL SELECT provider, name FROM llm_model;
 UPDATE llm_route SET enabled = false WHERE tier = 'xflagship';
 UPDATE llm_route SET enabled = false WHERE tier = 'xflagship';
@@ -105,14 +107,19 @@ SELECT tier FROM llm_route WHERE tier <> 'offline';
 INSERT INTO llm_route(provider, model, region) VALUES ('vllm', 'm', 'dc1'), ('vllm', 'm', NULL), ('builtin', 'echo', NULL);
 TRUNCATE llm_region;
 SELECT provider, model, region FROM llm_route WHERE tier = 'default';
-TRUNCATE llm_provider CASCADE;
+INSERT INTO llm_region(provider, name) VALUES ('vllm', 'dc2');
+INSERT INTO llm_model(provider, name) VALUES ('vllm', 'm');
+TRUNCATE llm_provider;
+SELECT provider, name FROM llm_region UNION ALL SELECT provider, name FROM llm_model;
 SELECT provider, model, region FROM llm_route WHERE tier = 'default';
 TRUNCATE llm_secret, llm_rule;
 
 -- A restore may load rows in any order; what is wrong in a row itself it may not
 SET check_function_bodies = off;
 INSERT INTO llm_route(provider, model) VALUES ('later', 'x');
-INSERT INTO llm_route(provider, model, region) VALUES ('later', 'x', 'r');
+INSERT INTO llm_route(tier, provider, model, region) VALUES ('later', 'later', 'x', 'r');
+INSERT INTO llm_region(provider, name) VALUES ('later', 'r');
+INSERT INTO llm_model(provider, name) VALUES ('later', 'x');
 INSERT INTO llm_tier(name, fallback) VALUES ('a', 'b');
 INSERT INTO llm_tier(name, fallback) VALUES ('b', 'a');
 INSERT INTO llm_tier(name, fallback) VALUES ('c', 'gone');
@@ -123,6 +130,16 @@ RESET check_function_bodies;
 -- what is broken elsewhere does not stop a change; what is changed must be whole
 UPDATE llm_tier SET enabled = false WHERE name IN ('a', 'c');
 UPDATE llm_route SET enabled = true WHERE region = 'r';
+UPDATE llm_region SET enabled = false;
+UPDATE llm_model SET enabled = false;
+UPDATE llm_route SET model = 'y', region = 's' WHERE region = 'r';
+UPDATE llm_region SET provider = 'gone';
+UPDATE llm_model SET provider = 'gone';
+INSERT INTO llm_provider(name, dialect) VALUES ('later', 'openai');
+UPDATE llm_route SET region = 's' WHERE region = 'r';
+UPDATE llm_route SET tier = 'latter' WHERE region = 'r';
+DELETE FROM llm_provider;
+SELECT tier FROM llm_route WHERE provider <> 'builtin' UNION ALL SELECT name FROM llm_region UNION ALL SELECT name FROM llm_model;
 INSERT INTO llm_tier(name, fallback) VALUES ('d', 'c'), ('e', 'a');
 UPDATE llm_tier SET fallback = 'b' WHERE name = 'a';
 UPDATE llm_tier SET fallback = 'gone' WHERE name = 'c';

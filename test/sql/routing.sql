@@ -260,6 +260,12 @@ INSERT INTO llm_route(provider, model) VALUES ('one', 'm');
 ALTER TABLE llm_provider DROP COLUMN note;
 SELECT provider, region, model, problem FROM llm_routing WHERE tier = 'default';
 
+-- No key goes to a host whose name nobody wrote
+UPDATE llm_provider SET base_url = 'https://{region}.example.com/v1' WHERE name = 'one';
+SELECT provider, region, enabled, problem FROM llm_routing WHERE tier = 'default';
+INSERT INTO llm_region(provider, name) VALUES ('one', 'eu');
+SELECT provider, region, base_url, enabled, problem FROM llm_routing WHERE tier = 'default';
+
 -- Another encoding: what has no UTF-8 form is one route's problem
 CREATE DATABASE llm_routing_ascii TEMPLATE template0 ENCODING 'SQL_ASCII';
 \c llm_routing_ascii
