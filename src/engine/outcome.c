@@ -75,6 +75,9 @@ static const CodeSignal code_signals[] = {
 	{"billing_error", 0, OUTCOME_BILLING},
 	{"enforced_spend_limit_reached", 0, OUTCOME_BILLING},
 	{"spend_limit_reached", 0, OUTCOME_BILLING},
+	{"organization_spend_limit_exceeded", 0, OUTCOME_BILLING},
+	{"organization_usage_limit_exceeded", 0, OUTCOME_BILLING},
+	{"project_spend_limit_exceeded", 0, OUTCOME_BILLING},
 	{"exceeded_current_quota_error", 0, OUTCOME_BILLING},
 	{"quota_exhausted", 0, OUTCOME_BILLING},
 	{"ServiceQuotaExceededException", 0, OUTCOME_BILLING},
@@ -113,6 +116,7 @@ static const CodeSignal code_signals[] = {
 	{"server_is_overloaded", 0, OUTCOME_OVERLOADED},
 	{"engine_overloaded", 0, OUTCOME_OVERLOADED},
 	{"engine_overloaded_error", 0, OUTCOME_OVERLOADED},
+	{"insufficient_system_resource", 0, OUTCOME_OVERLOADED},	/* DeepSeek */
 	{"UNAVAILABLE", 0, OUTCOME_OVERLOADED},
 	/* 10 server */
 	{"api_error", 500, OUTCOME_SERVER},
@@ -135,6 +139,8 @@ typedef struct TextSignal
 } TextSignal;
 
 static const TextSignal text_signals[] = {
+	{"reached your specified workspace api usage limits", 400, 400,
+	OUTCOME_BILLING},
 	{"reached your specified api usage limits", 400, 400, OUTCOME_BILLING},
 	{"credit balance is too low", 400, 403, OUTCOME_BILLING},
 	{"api key not valid", 400, 400, OUTCOME_AUTH},
