@@ -27,6 +27,14 @@
 #endif
 
 /*
+ * Since 18 it is spelled pg_noreturn and stands before the declaration.
+ * Deletable with 17.
+ */
+#if PG_VERSION_NUM >= 180000
+#define pg_attribute_noreturn() __attribute__((noreturn))
+#endif
+
+/*
  * Makes a lexer that leaves escapes as they are. Since 17 it may live in the
  * caller's memory. Deletable with 16.
  */

@@ -7,9 +7,9 @@
  * - There is one multi handle a process, made on first use. That is after the
  *	 fork: neither libcurl nor a connection of its is ever inherited.
  * - libcurl's callbacks store and return. Nothing in them raises, palloc's,
- *	 serves interrupts or calls libcurl; what they keep is malloc's memory. A
- *	 callback that refuses writes down why (transfer_problem()), because what
- *	 libcurl then reports is only that somebody refused.
+ *	 serves interrupts or calls libcurl (but to ask whose a handle is); what
+ *	 they keep is malloc's memory. A callback that refuses writes down why
+ *	 (transfer_problem()): libcurl then only reports that somebody refused.
  * - Nothing waits but loop_turn(), and nothing in it waits for longer than
  *	 until the process latch is set. Between two turns interrupts are served,
  *	 and a turn is one socket, so a cancel takes effect at once whatever
@@ -25,8 +25,9 @@
  *	 be dead before a byte of an answer came, libcurl mostly sends the request
  *	 again on another. Where it does not (7.88: the server resets while a large
  *	 body is on its way, and every sixth time in a handle's life, because its
- *	 counter is never reset) we do, once and on a new connection. Either way
- *	 it is nobody's failure and counted in Transfer.connects.
+ *	 counter is never reset) we do, once and on a new connection; likewise for
+ *	 a request that broke before all of it was sent. Either way it is nobody's
+ *	 failure and shown in Transfer.connects.
  * - libcurl's only clock in use is the one for connecting, because it divides
  *	 the time among a host's addresses. First byte and total are ours: libcurl
  *	 has no notion of the former, and forgets the latter's time when it sends a
@@ -43,11 +44,19 @@
 
 #include "transport_impl.h"
 
+/* What a server takes of a request at first, unless it says otherwise. */
+#define HTTP2_WINDOW 65535
+
+/* How often an answer is looked at that libcurl may not see the end of. */
+#define LOOK_INTERVAL (20 * USEC_MSEC)
+
 static dlist_head unreported = DLIST_STATIC_INIT(unreported);
 static int	in_use;
 
 static bool begin(TransferState *state, const HttpRequest *request);
 static void end(TransferState *state);
+static void watch_answer(TransferState *state);
+static Usec total_due(const TransferState *state);
 
 /* Brings a state to where a transfer begins. */
 static void
@@ -114,7 +123,7 @@ begin(TransferState *state, const HttpRequest *request)
 	loop_check_kept();
 	if (!loop_add(state))
 		return false;
-	loop_set_due(state, state->transfer.started + state->limits.timeout);
+	loop_set_due(state, total_due(state));
 	loop_run_timer();
 	return true;
 }
@@ -198,18 +207,31 @@ transfer_problem(TransferState *state, TransferEnd problem,
 	va_end(args);
 }
 
+/* Returns when a transfer has to have ended. */
+static Usec
+total_due(const TransferState *state)
+{
+	return state->transfer.started + state->limits.timeout;
+}
+
+/* The connection is gone, or not yet there: only the total counts. */
+void
+transfer_connecting(TransferState *state)
+{
+	state->phase = PHASE_CONNECTING;
+	loop_set_due(state, total_due(state));
+}
+
 /* The connection stands and the request goes out: the first byte's clock. */
 void
 transfer_asked(TransferState *state)
 {
-	const TransferLimits *limits = &state->limits;
-	Usec		due = state->transfer.started + limits->timeout;
+	Usec		first_byte = state->limits.first_byte_timeout;
 
 	state->phase = PHASE_ASKED;
 	state->times_sent++;
-	if (limits->first_byte_timeout > 0)
-		loop_set_due(state, Min(due,
-								clock_now() + limits->first_byte_timeout));
+	if (first_byte > 0)
+		loop_set_due(state, Min(total_due(state), clock_now() + first_byte));
 }
 
 /* A byte of an answer is here. */
@@ -219,38 +241,71 @@ transfer_answering(TransferState *state)
 	if (state->phase == PHASE_ANSWERING)
 		return;
 	state->phase = PHASE_ANSWERING;
-	loop_set_due(state, state->transfer.started + state->limits.timeout);
+	watch_answer(state);
 }
 
-/* The connection is gone, or not yet there: only the total counts. */
-void
-transfer_connecting(TransferState *state)
+/*
+ * Sets the clock of a transfer that is being answered. An HTTP/2 server may be
+ * done before it has taken all of a request that is larger than its window,
+ * and libcurl does not notice: so we look from time to time.
+ */
+static void
+watch_answer(TransferState *state)
 {
-	state->phase = PHASE_CONNECTING;
-	loop_set_due(state, state->transfer.started + state->limits.timeout);
+	Usec		due = total_due(state);
+
+	if (state->http2 && state->body_len > HTTP2_WINDOW)
+		due = Min(due, clock_now() + LOOK_INTERVAL);
+	loop_set_due(state, due);
 }
 
-/* Ends a transfer whose time is up. */
+/*
+ * Says whether a whole response is here, whatever libcurl thinks of it: it is
+ * not content when a server answers before it has read the request (7.88 then
+ * waits for ever over HTTP/2, or speaks of a partial file).
+ */
+static bool
+has_whole_response(TransferState *state)
+{
+	long		status = 0;
+	curl_off_t	announced = -1;
+	curl_off_t	received = 0;
+
+	if (!state->head_complete || state->problem != TRANSFER_RUNNING)
+		return false;
+	curl_easy_getinfo(state->easy, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_getinfo(state->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T,
+					  &announced);
+	curl_easy_getinfo(state->easy, CURLINFO_SIZE_DOWNLOAD_T, &received);
+	return status >= 200 && announced == received;
+}
+
+/* A clock of ours has rung: ends the transfer if its time is up. */
 void
 transfer_overdue(TransferState *state)
 {
 	const TransferLimits *limits = &state->limits;
 	Transfer   *transfer = &state->transfer;
+	Usec		now = clock_now();
 
-	if (state->due >= transfer->started + limits->timeout)
+	if (has_whole_response(state))
+		transfer_done(state, CURLE_OK);
+	else if (now >= total_due(state))
 	{
 		transfer->end = TRANSFER_TIMEOUT;
 		describe_why(transfer, "no whole answer after " INT64_FORMAT " ms",
 					 limits->timeout / USEC_MSEC);
+		end(state);
 	}
-	else
+	else if (state->phase == PHASE_ASKED)
 	{
 		transfer->end = TRANSFER_FIRST_BYTE_TIMEOUT;
 		describe_why(transfer, "no byte of an answer after " INT64_FORMAT " ms",
 					 limits->first_byte_timeout / USEC_MSEC);
+		end(state);
 	}
-	lookup_abandon(state);
-	end(state);
+	else
+		watch_answer(state);
 }
 
 /* Hands the response to the owner. */
@@ -268,21 +323,33 @@ fill_response(TransferState *state)
 	response->headers_len = state->head.len;
 }
 
+/* Says whether a code means that a connection, or an HTTP/2 stream, broke. */
+static bool
+is_break(CURLcode code)
+{
+	return code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR ||
+		code == CURLE_GOT_NOTHING || code == CURLE_PARTIAL_FILE ||
+		code == CURLE_HTTP2 || code == CURLE_HTTP2_STREAM;
+}
+
 /*
- * Says whether a request failed only because the kept connection that it was
- * sent on was dead, or about to be.
+ * Says whether a request failed without anybody having a chance to answer it:
+ * the kept connection that it was sent on was dead or about to be, or it could
+ * not be sent to its end (a server that answers early and hangs up may lose
+ * its answer that way).
  */
 static bool
-died_with_connection(TransferState *state, CURLcode code)
+was_unlucky(TransferState *state, CURLcode code)
 {
 	long		connects = 0;
+	curl_off_t	sent = 0;
 
-	if (code != CURLE_SEND_ERROR && code != CURLE_RECV_ERROR &&
-		code != CURLE_GOT_NOTHING && code != CURLE_HTTP2)
+	if (!is_break(code) || state->phase != PHASE_ASKED ||
+		state->problem != TRANSFER_RUNNING)
 		return false;
 	curl_easy_getinfo(state->easy, CURLINFO_NUM_CONNECTS, &connects);
-	return connects == 0 && state->phase == PHASE_ASKED &&
-		state->problem == TRANSFER_RUNNING;
+	curl_easy_getinfo(state->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
+	return connects == 0 || sent < (curl_off_t) state->body_len;
 }
 
 /* Sends a request again, over a new connection. False when that cannot be. */
@@ -298,17 +365,17 @@ redo(TransferState *state)
 	return loop_add(state);
 }
 
-/* libcurl has finished a transfer. */
+/* libcurl has finished a transfer, or has all that it can get. */
 void
 transfer_done(TransferState *state, CURLcode code)
 {
-	if (died_with_connection(state, code) && redo(state))
+	if (was_unlucky(state, code) && redo(state))
 		return;
 	if (code == CURLE_COULDNT_RESOLVE_HOST ||
 		code == CURLE_COULDNT_RESOLVE_PROXY)
 		lookup_end(state);
-	else
-		lookup_abandon(state);
+	if (is_break(code) && has_whole_response(state))
+		code = CURLE_OK;
 	describe_end(state, code);
 	if (state->transfer.end == TRANSFER_OK)
 		fill_response(state);
@@ -326,6 +393,7 @@ end(TransferState *state)
 		curl_easy_getinfo(state->easy, CURLINFO_NUM_CONNECTS, &connects);
 	transfer->connects = state->times_sent > 1 ? 2 : (int) connects;
 	transfer->finished = clock_now();
+	lookup_abandon(state);
 	loop_set_due(state, USEC_NEVER);
 	loop_remove(state);
 	dlist_push_tail(&unreported, &state->link);

@@ -5,7 +5,8 @@
  * One libcurl multi handle a process; connections are kept across calls and
  * statements. The contract with libcurl stands in transport.c. A transfer that
  * is started must be released, on every path; release aborts it if it is still
- * running, is idempotent and never throws.
+ * running, and neither waits nor throws. Its memory is malloc's and of no
+ * memory context.
  */
 #ifndef LLM_TRANSPORT_H
 #define LLM_TRANSPORT_H
@@ -48,14 +49,16 @@ typedef struct Transfer
 	char		why[256];		/* in words, when it failed; has no secrets */
 	Usec		started;
 	Usec		finished;
-	int			connects;		/* new connections made; 2: a kept one had */
-								/* died and libcurl went on with a fresh one */
+	int			connects;		/* 0: on a kept connection; 1: on a new one; */
+								/* 2: the first had died under the request, */
+								/* which was sent once more */
 	struct TransferState *state;	/* transport.c's own */
 } Transfer;
 
 /*
- * Begins a request; the request may be freed afterwards. Returns a transfer
- * that may already have ended (TRANSFER_LOCAL). Raises only on out of memory.
+ * Begins a request; the request may be freed afterwards. The transfer may have
+ * ended already; transport_wait() returns it all the same. Raises only on out
+ * of memory.
  */
 extern Transfer *transport_start(const HttpRequest *request,
 								 const TransferLimits *limits, void *owner);
@@ -68,6 +71,10 @@ extern Transfer *transport_start(const HttpRequest *request,
  */
 extern Transfer *transport_wait(Usec until);
 
+/*
+ * Takes a transfer back. Harmless for NULL, and twice in a row; but the next
+ * transport_start() may use its memory again, so forget the pointer.
+ */
 extern void transport_release(Transfer *transfer);
 
 /* For tests and views: handles in use, kept connections, abandoned look-ups. */

@@ -188,10 +188,13 @@ describe_end(TransferState *state, CURLcode code)
 	}
 	else if (code == CURLE_OPERATION_TIMEDOUT)
 	{
-		/* the only clock that we leave to libcurl */
+		/* the only clock that is libcurl's; the kernel may give up before */
+		Usec		waited = Min(state->limits.connect_timeout,
+								 clock_now() - transfer->started);
+
 		transfer->end = TRANSFER_CONNECT_TIMEOUT;
 		describe_why(transfer, "no connection after " INT64_FORMAT " ms",
-					 state->limits.connect_timeout / USEC_MSEC);
+					 waited / USEC_MSEC);
 	}
 	else
 		describe_failure(state, code);

@@ -1,11 +1,10 @@
 /*
  * transport_handle.c
- *	  Easy handles: their options, their callbacks, and the few that are kept.
+ *	  Easy handles: their options, and the few that are kept.
  *
  * What never changes is set once, when a handle is made; what rarely changes
  * (URL, CA file, proxy) when it differs from the last time; the rest for each
- * request. The callbacks here only copy bytes into malloc's memory, note a
- * refusal and return.
+ * request.
  */
 #include "postgres.h"
 
@@ -17,12 +16,6 @@
 /* Unused handles beyond this are freed. */
 #define MAX_UNUSED_HANDLES 16
 
-/* A buffer larger than this does not outlive its request. */
-#define MAX_KEPT_BUFFER (64 * 1024)
-
-/* What all header blocks of a response may add up to, 1xx included. */
-#define MAX_HEADER_BYTES (256 * 1024)
-
 /*
  * For how long libcurl believes what it read from the CA file. Reading the
  * system's takes some 30 ms, so not each time; but a rotated file must count
@@ -30,27 +23,33 @@
  */
 #define CA_CACHE_SECONDS 300
 
-/* What each handle is set to, once. */
-static const struct
+typedef struct FixedOption
 {
 	CURLoption	option;
 	long		value;
-}			fixed_options[] = {
+} FixedOption;
+
+/* What each handle is set to, once, or is not used at all. */
+static const FixedOption needed_options[] = {
 	{CURLOPT_NOSIGNAL, 1},
 	{CURLOPT_QUICK_EXIT, 1},
 	{CURLOPT_POST, 1},
 	{CURLOPT_FOLLOWLOCATION, 0},
 	{CURLOPT_NETRC, CURL_NETRC_IGNORED},
-	{CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS},
 	{CURLOPT_HTTP09_ALLOWED, 0},
 	{CURLOPT_SUPPRESS_CONNECT_HEADERS, 1},
 	{CURLOPT_SSL_VERIFYPEER, 1},
 	{CURLOPT_SSL_VERIFYHOST, 2},
+	{CURLOPT_TCP_NODELAY, 1},
+	{CURLOPT_TCP_KEEPALIVE, 1},
+};
+
+/* What a libcurl may have been built without. */
+static const FixedOption wished_options[] = {
+	{CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS},
 	{CURLOPT_PROXY_SSL_VERIFYPEER, 1},
 	{CURLOPT_PROXY_SSL_VERIFYHOST, 2},
 	{CURLOPT_CA_CACHE_TIMEOUT, CA_CACHE_SECONDS},
-	{CURLOPT_TCP_NODELAY, 1},
-	{CURLOPT_TCP_KEEPALIVE, 1},
 };
 
 /* Where systems keep their CA file, if libcurl was built without knowing. */
@@ -65,53 +64,6 @@ static dlist_head unused = DLIST_STATIC_INIT(unused);
 static int	nunused;
 
 static bool set_fixed_options(TransferState *state);
-static size_t on_header(char *line, size_t size, size_t count, void *arg);
-static size_t on_body(char *bytes, size_t size, size_t count, void *arg);
-static int	on_ready_to_send(void *arg, char *remote_ip, char *local_ip,
-							 int remote_port, int local_port);
-
-/* ---- Memory ---- */
-
-/* Makes room for `more` bytes and a NUL behind them. */
-static bool
-bytes_reserve(Bytes *bytes, size_t more)
-{
-	size_t		need = bytes->len + more + 1;
-	size_t		size = Max(bytes->size, 4096);
-	char	   *data;
-
-	if (need <= bytes->size)
-		return true;
-	while (size < need)
-		size *= 2;
-	data = realloc(bytes->data, size);
-	if (data == NULL)
-		return false;
-	bytes->data = data;
-	bytes->size = size;
-	return true;
-}
-
-/* Appends, and keeps a NUL behind. Needs bytes_reserve() before. */
-static void
-bytes_put(Bytes *bytes, const char *from, size_t len)
-{
-	memcpy(bytes->data + bytes->len, from, len);
-	bytes->len += len;
-	bytes->data[bytes->len] = '\0';
-}
-
-/* Empties a buffer, and frees it unless it is small enough to be kept. */
-static void
-bytes_reset(Bytes *bytes)
-{
-	bytes->len = 0;
-	if (bytes->size <= MAX_KEPT_BUFFER)
-		return;
-	free(bytes->data);
-	bytes->data = NULL;
-	bytes->size = 0;
-}
 
 /* ---- Handles ---- */
 
@@ -185,22 +137,26 @@ set_fixed_options(TransferState *state)
 	CURL	   *easy = state->easy;
 	int			failed = 0;
 
-	for (size_t i = 0; i < lengthof(fixed_options); i++)
-		failed |= curl_easy_setopt(easy, fixed_options[i].option,
-								   fixed_options[i].value);
+	for (size_t i = 0; i < lengthof(wished_options); i++)
+		(void) curl_easy_setopt(easy, wished_options[i].option,
+								wished_options[i].value);
+	(void) curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+	(void) curl_easy_setopt(easy, CURLOPT_PROXY_CAPATH, NULL);
+	for (size_t i = 0; i < lengthof(needed_options); i++)
+		failed |= curl_easy_setopt(easy, needed_options[i].option,
+								   needed_options[i].value);
 	failed |= curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 	failed |= curl_easy_setopt(easy, CURLOPT_USERAGENT,
 							   "llm_failover/" LLM_VERSION);
 	failed |= curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "");
-	failed |= curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
-	failed |= curl_easy_setopt(easy, CURLOPT_PROXY_CAPATH, NULL);
 	failed |= curl_easy_setopt(easy, CURLOPT_PRIVATE, state);
 	failed |= curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, state->error);
-	failed |= curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+	failed |= curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, receive_header);
 	failed |= curl_easy_setopt(easy, CURLOPT_HEADERDATA, state);
-	failed |= curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
+	failed |= curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, receive_body);
 	failed |= curl_easy_setopt(easy, CURLOPT_WRITEDATA, state);
-	failed |= curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_ready_to_send);
+	failed |= curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION,
+							   receive_permission);
 	failed |= curl_easy_setopt(easy, CURLOPT_PREREQDATA, state);
 	failed |= curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION,
 							   net_open_socket);
@@ -253,8 +209,8 @@ set_ca_file(TransferState *state)
 		file = "";				/* trusts nobody, and says so */
 	if (state->ca_file && strcmp(state->ca_file, file) == 0)
 		return true;
+	(void) curl_easy_setopt(state->easy, CURLOPT_PROXY_CAINFO, file);
 	return curl_easy_setopt(state->easy, CURLOPT_CAINFO, file) == CURLE_OK &&
-		curl_easy_setopt(state->easy, CURLOPT_PROXY_CAINFO, file) == CURLE_OK &&
 		remember(&state->ca_file, file);
 }
 
@@ -267,14 +223,6 @@ set_proxy(TransferState *state)
 	return curl_easy_setopt(state->easy, CURLOPT_PROXY,
 							llm_proxy[0] ? llm_proxy : NULL) == CURLE_OK &&
 		remember(&state->proxy, llm_proxy);
-}
-
-/* Says whether a connection may go to a proxy, whose name is not the URL's. */
-static bool
-may_use_proxy(void)
-{
-	return llm_proxy[0] || getenv("http_proxy") || getenv("https_proxy") ||
-		getenv("HTTPS_PROXY") || getenv("all_proxy") || getenv("ALL_PROXY");
 }
 
 /* Takes from a URL what decides over its transfer. False: malformed. */
@@ -357,6 +305,7 @@ copy_request(TransferState *state, const HttpRequest *request)
 	if (!bytes_reserve(copy, need))
 		return false;
 	bytes_put(copy, request->body.data, request->body.len + 1);
+	state->body_len = request->body.len;
 
 	link_header(state, 0, content_type);
 	link_header(state, 1, no_expect);
@@ -391,12 +340,11 @@ handle_prepare(TransferState *state, const HttpRequest *request)
 	if (!set_url(state, request->url.data) || !set_ca_file(state) ||
 		!set_proxy(state) || !copy_request(state, request))
 		return false;
-	state->by_name |= may_use_proxy();
 	state->max_body = (size_t) llm_max_response_size * 1024;
 	return curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
 							state->copy.data) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
-						 (curl_off_t) request->body.len) == CURLE_OK &&
+						 (curl_off_t) state->body_len) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_HTTPHEADER,
 						 state->headers) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
@@ -409,88 +357,4 @@ handle_avoid_kept(TransferState *state, bool avoid)
 {
 	return curl_easy_setopt(state->easy, CURLOPT_FRESH_CONNECT,
 							avoid ? 1L : 0L) == CURLE_OK;
-}
-
-/* ---- Callbacks ---- */
-
-/* CURLOPT_PREREQFUNCTION: connected, the request goes out next. */
-static int
-on_ready_to_send(void *arg, char *remote_ip, char *local_ip, int remote_port,
-				 int local_port)
-{
-	TransferState *state = arg;
-
-	(void) local_ip;
-	(void) remote_port;
-	(void) local_port;
-	lookup_end(state);
-	if (state->loopback_only && !net_address_is_loopback(remote_ip))
-	{
-		net_forbid_plain(state, remote_ip);
-		return CURL_PREREQFUNC_ABORT;
-	}
-	transfer_asked(state);
-	return CURL_PREREQFUNC_OK;
-}
-
-/*
- * CURLOPT_HEADERFUNCTION: one line. Keeps the lines of the last block only,
- * without the status line that begins it and the empty one that ends it.
- */
-static size_t
-on_header(char *line, size_t size, size_t count, void *arg)
-{
-	TransferState *state = arg;
-	size_t		len = size * count;
-
-	transfer_answering(state);
-	state->header_bytes += len;
-	if (state->header_bytes > MAX_HEADER_BYTES)
-	{
-		transfer_problem(state, TRANSFER_TOO_LARGE,
-						 "response headers larger than %d kB",
-						 MAX_HEADER_BYTES / 1024);
-		return 0;
-	}
-	if (len > 5 && memcmp(line, "HTTP/", 5) == 0)
-	{
-		state->head.len = 0;
-		state->head_complete = false;
-		state->http2 = line[5] > '1';
-	}
-	else if (line[0] == '\r' || line[0] == '\n')
-		state->head_complete = true;
-	else
-	{
-		if (!bytes_reserve(&state->head, len))
-		{
-			transfer_problem(state, TRANSFER_LOCAL, "out of memory");
-			return 0;
-		}
-		bytes_put(&state->head, line, len);
-	}
-	return len;
-}
-
-/* CURLOPT_WRITEFUNCTION: a piece of the body, decoded. */
-static size_t
-on_body(char *bytes, size_t size, size_t count, void *arg)
-{
-	TransferState *state = arg;
-	size_t		len = size * count;
-
-	if (len > state->max_body - state->body.len)
-	{
-		transfer_problem(state, TRANSFER_TOO_LARGE,
-						 "response larger than %d kB",
-						 (int) (state->max_body / 1024));
-		return 0;
-	}
-	if (!bytes_reserve(&state->body, len))
-	{
-		transfer_problem(state, TRANSFER_LOCAL, "out of memory");
-		return 0;
-	}
-	bytes_put(&state->body, bytes, len);
-	return len;
 }

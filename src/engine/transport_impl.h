@@ -15,7 +15,8 @@
 
 #include "engine/transport.h"
 
-#if LIBCURL_VERSION_NUM < 0x075700
+#define MIN_LIBCURL 0x075700
+#if LIBCURL_VERSION_NUM < MIN_LIBCURL
 #error "llm_failover needs libcurl 7.87 or later (CURLOPT_QUICK_EXIT)"
 #endif
 
@@ -52,7 +53,8 @@ typedef struct TransferState
 	dlist_node	link;			/* in the list of these, or of the unused */
 
 	/* the request, copied */
-	Bytes		copy;			/* URL, header lines, body */
+	Bytes		copy;			/* body and header lines */
+	size_t		body_len;
 	struct curl_slist headers[HTTP_MAX_HEADERS + OWN_HEADERS];
 	size_t		secrets_from;	/* where header lines lie in the copy */
 	size_t		secrets_to;
@@ -91,7 +93,28 @@ typedef struct TransferState
 	char		error[CURL_ERROR_SIZE];
 } TransferState;
 
-/* transport_loop.c: the multi handle, its sockets, clocks and the latch */
+/* Readiness is taken in batches of this size at most. */
+#define EVENT_BATCH 16
+
+/* A descriptor that is ready. */
+typedef struct Ready
+{
+	int			fd;
+	uint32		number;
+	int			how;			/* CURL_CSELECT_IN | OUT; 0 = libcurl must look */
+} Ready;
+
+/* transport_watch.c: which sockets libcurl waits for, and which are ready */
+extern const char *watch_open(int *set);
+extern int	watch_fetch(Ready *ready);
+extern bool watch_is_wanted(const Ready *ready);
+extern int	watch_socket(CURL *easy, curl_socket_t fd, int what, void *arg,
+						 void *socket_arg);
+extern void watch_own(curl_socket_t fd);
+extern void watch_forget(curl_socket_t fd);
+extern void watch_find_lost(void);
+
+/* transport_loop.c: the multi handle, clocks and the latch */
 extern const char *loop_open(void);
 extern void loop_check_kept(void);
 extern bool loop_add(TransferState *state);
@@ -99,9 +122,7 @@ extern void loop_remove(TransferState *state);
 extern void loop_set_due(TransferState *state, Usec due);
 extern void loop_run_timer(void);
 extern bool loop_turn(Usec until);
-extern void loop_forget_socket(curl_socket_t fd);
-extern void loop_own_socket(curl_socket_t fd);
-extern void loop_find_lost(void);
+extern void loop_fail(const char *text);
 
 /* transport.c */
 extern void transfer_done(TransferState *state, CURLcode code);
@@ -112,11 +133,20 @@ extern void transfer_answering(TransferState *state);
 extern void transfer_problem(TransferState *state, TransferEnd end,
 							 const char *fmt,...) pg_attribute_printf(3, 4);
 
-/* transport_handle.c: easy handles, their options and callbacks */
+/* transport_handle.c: easy handles and their options */
 extern TransferState *handle_take(void);
 extern void handle_give_back(TransferState *state);
 extern bool handle_prepare(TransferState *state, const HttpRequest *request);
 extern bool handle_avoid_kept(TransferState *state, bool avoid);
+
+/* transport_receive.c: callbacks of a transfer, and their memory */
+extern bool bytes_reserve(Bytes *bytes, size_t more);
+extern void bytes_put(Bytes *bytes, const char *from, size_t len);
+extern void bytes_reset(Bytes *bytes);
+extern int	receive_permission(void *arg, char *remote_ip, char *local_ip,
+							   int remote_port, int local_port);
+extern size_t receive_header(char *line, size_t size, size_t count, void *arg);
+extern size_t receive_body(char *bytes, size_t size, size_t count, void *arg);
 
 /* transport_net.c: descriptors, addresses and look-ups */
 extern curl_socket_t net_open_socket(void *arg, curlsocktype purpose,

@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -133,7 +134,7 @@ acquire_descriptors(int n)
 	{
 		if (AcquireExternalFD())
 			continue;
-		loop_find_lost();
+		watch_find_lost();
 		if (AcquireExternalFD())
 			continue;
 		while (i-- > 0)
@@ -169,8 +170,9 @@ net_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		ReleaseExternalFD();
 		return CURL_SOCKET_BAD;
 	}
+	(void) fcntl(fd, F_SETFD, FD_CLOEXEC);
 	sockets++;
-	loop_own_socket(fd);
+	watch_own(fd);
 	return fd;
 }
 
@@ -179,7 +181,7 @@ int
 net_close_socket(void *arg, curl_socket_t fd)
 {
 	(void) arg;					/* its transfer may be long gone */
-	loop_forget_socket(fd);
+	watch_forget(fd);
 	net_socket_closed();
 	return close(fd);
 }
@@ -234,6 +236,25 @@ reap_abandoned(void)
 }
 
 /*
+ * Says whether what libcurl is about to resolve may need the network: a proxy
+ * has a name of its own.
+ */
+static bool
+needs_lookup(const TransferState *state)
+{
+	static const char *const variables[] = {
+		"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"
+	};
+
+	if (state->by_name || state->proxy[0])
+		return true;
+	for (size_t i = 0; i < lengthof(variables); i++)
+		if (getenv(variables[i]))
+			return true;
+	return false;
+}
+
+/*
  * libcurl is about to resolve a host: CURLOPT_RESOLVER_START_FUNCTION. Blocks
  * signals until lookup_unblock_signals(). Not zero stops the transfer.
  */
@@ -245,7 +266,7 @@ lookup_begin(void *resolver, void *reserved, void *arg)
 	(void) resolver;
 	(void) reserved;
 	lookup_end(state);
-	if (!state->by_name)
+	if (!needs_lookup(state))
 		return 0;				/* done without a thread */
 	if (threads_before < 0)
 		threads_before = count_threads();
