@@ -76,12 +76,15 @@ missing_packages() {
 	unless libc6-dev test -e /usr/include/stdio.h
 	unless make make --version
 	unless libcurl4-openssl-dev curl-config --version
+	unless ca-certificates grep -qs BEGIN /etc/ssl/certs/ca-certificates.crt \
+		/etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem
 	unless python3 python3 -c 'import asyncio, ssl, json'
 	unless openssl openssl version
 	if [ "${1:-}" = test ]; then
 		unless perl perl -MTest::More -MTime::HiRes -e 1
 		unless perl prove --version
 		unless libipc-run-perl perl -MIPC::Run -e 1
+		unless curl curl --version
 		unless nginx-light env PATH="$PATH:/usr/sbin" nginx -v
 	fi
 	find_postgres || postgres_packages
@@ -130,7 +133,7 @@ make_work() {
 	trap 'exit 143' TERM HUP
 	quiet_environment
 	choose_user
-	mkdir "$WORK/home" "$WORK/log"
+	mkdir "$WORK/home" "$WORK/log" "$WORK/tmp"
 	own "$WORK"
 }
 
@@ -157,7 +160,7 @@ worker() {
 
 # Sets AS_USER, the words before a command that make it run as that user.
 choose_user() {
-	AS_USER=(env HOME="$WORK/home")
+	AS_USER=(env HOME="$WORK/home" TMPDIR="$WORK/tmp")
 	if [ "$(id -u)" = 0 ]; then
 		AS_USER=(setpriv --reuid="$(worker)" --regid="$(id -g "$(worker)")"
 			--init-groups "${AS_USER[@]}")
@@ -197,7 +200,7 @@ end_process() {
 }
 
 is_ours() {
-	kill -0 "$1" || return
+	kill -0 "$1" || return 1	# in a trap, "return" alone is another status
 	[ ! -d /proc/self ] || [[ $(readlink "/proc/$1/cwd") == "$WORK"* ]]
 }
 

@@ -25,8 +25,6 @@ my $readme = slurp_file("$top/README.md");
 my $tmp = PostgreSQL::Test::Utils::tempdir;
 
 my $sim = LlmSim->new(listeners => [ 'alpha', 'beta', 'vendor' ]);
-# The genuine OpenAI is asked in other words than a server on loopback.
-$sim->set('vendor', lenient => \1);
 
 # Where the text says one thing and the test must have another.
 my %instead = (
