@@ -23,7 +23,7 @@ static inline void *
 search(const void *key, const void *array, int n, size_t size,
 	   int (*compare) (const void *, const void *))
 {
-	return n > 0 ? bsearch(key, array, n, size, compare) : NULL;
+	return n > 0 ? (void *) bsearch(key, array, n, size, compare) : NULL;
 }
 
 /* Finds a tier by name, or NULL. */

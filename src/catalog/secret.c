@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #include "lib/ilist.h"
-#include "lib/stringinfo.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 
@@ -22,9 +21,6 @@
 
 #define MAX_FILES 64
 #define MAX_KEY_SIZE (64 * 1024)
-
-/* A key shorter than this is not searched for: it would be in every text. */
-#define MIN_SCRUBBED 4
 
 /*
  * A file's times come from a coarse clock, so that it may change twice and look
@@ -65,7 +61,6 @@ static KeyFile *keep_file(const char *path, char *key, const struct stat *st,
 						  Usec since);
 static void forget_file(KeyFile *file);
 static void free_key(char *key);
-static char *replace_all(const char *text, const char *key);
 
 /* The prefixes of a reference. One without is a name in llm_secret. */
 static const struct
@@ -350,48 +345,4 @@ free_key(char *key)
 {
 	explicit_bzero(key, strlen(key));
 	pfree(key);
-}
-
-/*
- * Replaces a key in a text that others wrote, plain or as JSON spells it.
- * Returns the text itself when it is not in there.
- */
-char *
-secret_scrub(const char *text, const char *key)
-{
-	char	   *clean = unconstify(char *, text);
-	StringInfoData json;
-
-	if (text == NULL || key == NULL || strlen(key) < MIN_SCRUBBED)
-		return clean;
-	clean = replace_all(clean, key);
-
-	initStringInfo(&json);
-	json_put_cstring(&json, key);
-	json.data[--json.len] = '\0';	/* without its quotes */
-	if (strcmp(json.data + 1, key) != 0)
-		clean = replace_all(clean, json.data + 1);
-	explicit_bzero(json.data, json.len);
-	pfree(json.data);
-	return clean;
-}
-
-/* Replaces each occurrence; returns the text itself when there is none. */
-static char *
-replace_all(const char *text, const char *key)
-{
-	const char *found = strstr(text, key);
-	StringInfoData out;
-
-	if (found == NULL)
-		return unconstify(char *, text);
-	initStringInfo(&out);
-	for (; found; found = strstr(text, key))
-	{
-		appendBinaryStringInfo(&out, text, found - text);
-		appendStringInfoString(&out, "***");
-		text = found + strlen(key);
-	}
-	appendStringInfoString(&out, text);
-	return out.data;
 }

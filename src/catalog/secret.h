@@ -27,7 +27,8 @@ extern bool secret_is_reference(const char *value);
 /* What llm_routing.credential shows: none, the reference, llm_secret.NAME. */
 extern char *secret_describe(const char *reference);
 
-/* Replaces each occurrence of a key in a text by "***"; may return the text. */
-extern char *secret_scrub(const char *text, const char *key);
+/* Replaces a key in a text by "***"; returns the text if it is not in there. */
+extern const char *secret_scrub(const char *text, size_t *len,
+								const char *key);
 
 #endif							/* LLM_SECRET_H */

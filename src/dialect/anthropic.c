@@ -159,9 +159,10 @@ put_system(StringInfo out, const ChatRequest *chat, TakenKeys *taken)
 	take_key(taken, "system");
 }
 
-/* Writes the body of a request. NULL, or why it cannot be sent. */
+/* See dialect.h. */
 static const char *
-put_body(StringInfo out, const ChatRequest *chat, const Endpoint *endpoint)
+anthropic_compose(const ChatRequest *chat, const Endpoint *endpoint,
+				  StringInfo out)
 {
 	bool		can_heat = (endpoint->capabilities & CAP_TEMPERATURE) != 0;
 	bool		system_apart = chat_system_apart(chat, endpoint);
@@ -189,12 +190,12 @@ put_body(StringInfo out, const ChatRequest *chat, const Endpoint *endpoint)
 
 /* See dialect.h. */
 static const char *
-anthropic_build(const ChatRequest *chat, const Endpoint *endpoint,
-				HttpRequest *out)
+anthropic_address(const ChatRequest *chat, const Endpoint *endpoint,
+				  HttpRequest *out)
 {
 	const char *why = NULL;
 
-	http_request_init(out);
+	(void) chat;
 	appendStringInfo(&out->url, "%s%s/messages", endpoint->base_url,
 					 ends_with(endpoint->base_url, "/v1") ? "" : "/v1");
 	if (endpoint->secret)
@@ -204,8 +205,6 @@ anthropic_build(const ChatRequest *chat, const Endpoint *endpoint,
 							 ANTHROPIC_VERSION);
 	if (why == NULL)
 		why = add_extra_headers(out, endpoint);
-	if (why == NULL)
-		why = put_body(&out->body, chat, endpoint);
 	return why;
 }
 
@@ -293,6 +292,7 @@ const Dialect anthropic_dialect = {
 	.name = "anthropic",
 	.base_url = "https://api.anthropic.com",
 	.capabilities = ANTHROPIC_CAPABILITIES,
-	.build = anthropic_build,
+	.address = anthropic_address,
+	.compose = anthropic_compose,
 	.parse = anthropic_parse,
 };

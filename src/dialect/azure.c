@@ -22,17 +22,23 @@
 #define AZURE_CAPABILITIES \
 	(CAP_JSON_SCHEMA | CAP_TOOLS | CAP_IMAGES | CAP_TEMPERATURE | CAP_SYSTEM)
 
+/* Says whether the model is named in the body rather than in the URL. */
+static bool
+is_v1(const Endpoint *endpoint)
+{
+	return ends_with(endpoint->base_url, "/openai/v1");
+}
+
 /* Writes the URL of a deployment, or of the newer path. */
 static void
-put_url(StringInfo out, const ChatRequest *chat, const Endpoint *endpoint,
-		bool is_v1)
+put_url(StringInfo out, const ChatRequest *chat, const Endpoint *endpoint)
 {
 	const char *base_url = endpoint->base_url;
 	const char *version =
 		json_text(params_get(chat, endpoint, "api-version"));
 
 	appendStringInfoString(out, base_url);
-	if (!is_v1)
+	if (!is_v1(endpoint))
 	{
 		if (!ends_with(base_url, "/openai"))
 			appendStringInfoString(out, "/openai");
@@ -51,27 +57,33 @@ put_url(StringInfo out, const ChatRequest *chat, const Endpoint *endpoint,
 
 /* See dialect.h. */
 static const char *
-azure_build(const ChatRequest *chat, const Endpoint *endpoint,
-			HttpRequest *out)
+azure_address(const ChatRequest *chat, const Endpoint *endpoint,
+			  HttpRequest *out)
 {
-	bool		is_v1 = ends_with(endpoint->base_url, "/openai/v1");
 	const char *why = NULL;
 
-	http_request_init(out);
-	put_url(&out->url, chat, endpoint, is_v1);
+	put_url(&out->url, chat, endpoint);
 	if (endpoint->secret)
 		why = add_own_header(out, endpoint, "api-key", endpoint->secret);
 	if (why == NULL)
 		why = add_extra_headers(out, endpoint);
-	if (why == NULL)
-		openai_put_body(&out->body, chat, endpoint, is_v1, true);
 	return why;
+}
+
+/* See dialect.h. */
+static const char *
+azure_compose(const ChatRequest *chat, const Endpoint *endpoint,
+			  StringInfo out)
+{
+	openai_put_body(out, chat, endpoint, is_v1(endpoint), true);
+	return NULL;
 }
 
 const Dialect azure_dialect = {
 	.name = "azure",
 	.base_url = NULL,
 	.capabilities = AZURE_CAPABILITIES,
-	.build = azure_build,
+	.address = azure_address,
+	.compose = azure_compose,
 	.parse = openai_parse,
 };

@@ -120,11 +120,18 @@ typedef struct Dialect
 	const char *base_url;		/* the vendor's public one; NULL = must be set */
 	uint32		capabilities;
 	/*
-	 * Fills a request. NULL, or why it cannot be sent to this endpoint (a
-	 * phrase for people, without the secret).
+	 * Writes URL and headers. NULL, or why the endpoint cannot be addressed: a
+	 * fault of its configuration, as a phrase for people without the secret.
 	 */
-	const char *(*build) (const ChatRequest *chat, const Endpoint *endpoint,
-						  HttpRequest *out);
+	const char *(*address) (const ChatRequest *chat, const Endpoint *endpoint,
+							HttpRequest *out);
+
+	/*
+	 * Writes the body. NULL, or why the dialect cannot say this: a fault of
+	 * the request, as a phrase for people.
+	 */
+	const char *(*compose) (const ChatRequest *chat, const Endpoint *endpoint,
+							StringInfo out);
 
 	/* Reads a complete response of any status. Never fails: see kind. */
 	void		(*parse) (const HttpResponse *resp, time_t now, Reply *out);

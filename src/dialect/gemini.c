@@ -214,9 +214,10 @@ put_generation_config(StringInfo out, const ChatRequest *chat,
 	appendStringInfoChar(out, '}');
 }
 
-/* Writes the body of a request. NULL, or why it cannot be sent. */
+/* See dialect.h. */
 static const char *
-put_body(StringInfo out, const ChatRequest *chat, const Endpoint *endpoint)
+gemini_compose(const ChatRequest *chat, const Endpoint *endpoint,
+			   StringInfo out)
 {
 	bool		system_apart = chat_system_apart(chat, endpoint);
 	TakenKeys	taken = {0};
@@ -266,12 +267,12 @@ put_url(StringInfo out, const Endpoint *endpoint)
 
 /* See dialect.h. */
 static const char *
-gemini_build(const ChatRequest *chat, const Endpoint *endpoint,
-			 HttpRequest *out)
+gemini_address(const ChatRequest *chat, const Endpoint *endpoint,
+			   HttpRequest *out)
 {
 	const char *why = NULL;
 
-	http_request_init(out);
+	(void) chat;
 	put_url(&out->url, endpoint);
 	if (host_is_below(endpoint->base_url, "googleapis.com") &&
 		strstr(endpoint->base_url, "aiplatform.googleapis.com"))
@@ -281,8 +282,6 @@ gemini_build(const ChatRequest *chat, const Endpoint *endpoint,
 							 endpoint->secret);
 	if (why == NULL)
 		why = add_extra_headers(out, endpoint);
-	if (why == NULL)
-		why = put_body(&out->body, chat, endpoint);
 	return why;
 }
 
@@ -410,6 +409,7 @@ const Dialect gemini_dialect = {
 	.name = "gemini",
 	.base_url = "https://generativelanguage.googleapis.com/v1beta",
 	.capabilities = GEMINI_CAPABILITIES,
-	.build = gemini_build,
+	.address = gemini_address,
+	.compose = gemini_compose,
 	.parse = gemini_parse,
 };

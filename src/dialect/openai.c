@@ -40,21 +40,29 @@ static void put_messages(StringInfo out, const ChatRequest *chat,
 
 /* See dialect.h. */
 static const char *
-openai_build(const ChatRequest *chat, const Endpoint *endpoint,
-			 HttpRequest *out)
+openai_address(const ChatRequest *chat, const Endpoint *endpoint,
+			   HttpRequest *out)
 {
-	bool		genuine = host_is_below(endpoint->base_url, "openai.com") ||
-		host_is_below(endpoint->base_url, "openai.azure.com");
 	const char *why;
 
-	http_request_init(out);
+	(void) chat;
 	appendStringInfo(&out->url, "%s/chat/completions", endpoint->base_url);
 	why = add_bearer(out, endpoint);
 	if (why == NULL)
 		why = add_extra_headers(out, endpoint);
-	if (why == NULL)
-		openai_put_body(&out->body, chat, endpoint, true, genuine);
 	return why;
+}
+
+/* See dialect.h. */
+static const char *
+openai_compose(const ChatRequest *chat, const Endpoint *endpoint,
+			   StringInfo out)
+{
+	bool		genuine = host_is_below(endpoint->base_url, "openai.com") ||
+		host_is_below(endpoint->base_url, "openai.azure.com");
+
+	openai_put_body(out, chat, endpoint, true, genuine);
+	return NULL;
 }
 
 /*
@@ -378,6 +386,7 @@ const Dialect openai_dialect = {
 	.name = "openai",
 	.base_url = "https://api.openai.com/v1",
 	.capabilities = OPENAI_CAPABILITIES,
-	.build = openai_build,
+	.address = openai_address,
+	.compose = openai_compose,
 	.parse = openai_parse,
 };

@@ -32,6 +32,15 @@ call_misconfigured(Call *call, const char *problem, const char *hint)
 	return false;
 }
 
+/* Remembers why a dialect could not say what is asked. Always false. */
+static bool
+unsayable(Call *call, const char *why)
+{
+	if (call->unsayable == NULL)
+		call->unsayable = MemoryContextStrdup(call->context, why);
+	return false;
+}
+
 /*
  * Resolves a reference to a key, as UTF-8, and remembers it for scrubbing.
  * NULL when it cannot be resolved, which is remembered.
@@ -41,6 +50,7 @@ resolve(Call *call, const char *reference)
 {
 	const char *problem;
 	const char *hint = NULL;
+	const char *word;
 	const char *key = secret_resolve(call->config, reference, &problem, &hint);
 
 	if (key == NULL)
@@ -50,6 +60,10 @@ resolve(Call *call, const char *reference)
 	}
 	key = pstrdup(key);
 	call->secrets = lappend(call->secrets, unconstify(char *, key));
+	/* of "Bearer KEY" in a header a provider may repeat the second word only */
+	word = strrchr(key, ' ');
+	if (word)
+		call->secrets = lappend(call->secrets, unconstify(char *, word + 1));
 	return key;
 }
 
@@ -126,7 +140,8 @@ limits_of(Call *call, const Tier *tier, Usec now)
 
 /*
  * Sends the request of a call to a candidate. False when that cannot work as
- * it is configured: see call->problem.
+ * it is configured (call->problem), or when the candidate's dialect has no
+ * words for the request (call->unsayable).
  */
 bool
 attempt_start(Call *call, const Candidate *candidate, Usec now)
@@ -142,13 +157,28 @@ attempt_start(Call *call, const Candidate *candidate, Usec now)
 	if (!resolve_endpoint(call, candidate, &endpoint))
 		return false;
 	http_request_init(&request);
-	problem = provider->dialect->build(&call->spec.chat, &endpoint, &request);
+	problem = provider->dialect->address(&call->spec.chat, &endpoint, &request);
 	if (problem)
 		return call_misconfigured(call, problem, NULL);
+	problem = provider->dialect->compose(&call->spec.chat, &endpoint,
+										 &request.body);
+	if (problem)
+		return unsayable(call, problem);
 	call->transfer = transport_start(&request, &limits, call);
 	pfree(request.body.data);
 	pfree(request.url.data);
 	return true;
+}
+
+/* Takes the call's keys out of a text. */
+static const char *
+scrub(const Call *call, const char *text, size_t *len)
+{
+	ListCell   *lc;
+
+	foreach(lc, call->secrets)
+		text = secret_scrub(text, len, lfirst(lc));
+	return text;
 }
 
 /* A provider's words: scrubbed, cut, and in the database's encoding. */
@@ -156,15 +186,38 @@ static const char *
 provider_text(Call *call, Attempt *attempt, const char *text)
 {
 	size_t		len;
-	ListCell   *lc;
 
 	if (text == NULL)
 		return NULL;
-	foreach(lc, call->secrets)
-		text = secret_scrub(text, lfirst(lc));
-	len = utf8_clip(text, strlen(text), MAX_PROVIDER_TEXT);
+	len = strlen(text);
+	text = scrub(call, text, &len);
+	len = utf8_clip(text, len, MAX_PROVIDER_TEXT);
 	text = utf8_to_text(pnstrdup(text, len), len, &len, &attempt->replaced);
 	return MemoryContextStrdup(call->context, text);
+}
+
+/*
+ * Parses a response and classifies it. One that is no answer is parsed without
+ * the call's keys: a dialect quotes what it cannot read, and a key of which it
+ * left half would not be known for one any more.
+ */
+static Outcome
+parse_response(Call *call, Reply *reply)
+{
+	const Dialect *dialect = call->candidate->route->provider->dialect;
+	const HttpResponse *response = &call->transfer->response;
+	HttpResponse clean = *response;
+	Outcome		outcome;
+
+	dialect->parse(response, time(NULL), reply);
+	outcome = outcome_of_reply(response->status, reply);
+	if (outcome == OUTCOME_OK)
+		return outcome;
+	clean.body = scrub(call, response->body, &clean.body_len);
+	clean.headers = scrub(call, response->headers, &clean.headers_len);
+	if (clean.body != response->body || clean.headers != response->headers)
+		dialect->parse(&clean, time(NULL), reply);
+	return outcome;
 }
 
 /* Reads what a whole response says. */
@@ -172,12 +225,9 @@ static Outcome
 read_response(Call *call, Attempt *attempt, Reply *reply)
 {
 	const Route *route = call->candidate->route;
-	const Transfer *transfer = call->transfer;
-	Outcome		outcome;
+	Outcome		outcome = parse_response(call, reply);
 
-	route->provider->dialect->parse(&transfer->response, time(NULL), reply);
-	outcome = outcome_of_reply(transfer->response.status, reply);
-	attempt->status = transfer->response.status;
+	attempt->status = call->transfer->response.status;
 	attempt->request_id = provider_text(call, attempt, reply->request_id);
 	attempt->reasoning_tokens = reply->reasoning_tokens;
 	if (reply->answered_as && strcmp(reply->answered_as, route->model_utf8) != 0)

@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "common/int.h"
 #include "common/pg_prng.h"
 #include "utils/memutils.h"
 
@@ -82,10 +83,16 @@ call_reset_callback(void *arg)
 {
 	Call	   *call = arg;
 
-	if (call->transfer)
-		transport_release(call->transfer);
-	call->transfer = NULL;
+	call_abandon(call);
 	config_unpin(call->config);
+}
+
+/* Aborts what a call waits for. Nothing but call_free() may follow. */
+void
+call_abandon(Call *call)
+{
+	transport_release(call->transfer);
+	call->transfer = NULL;
 }
 
 /* Frees a call, in whatever state it is. */
@@ -159,8 +166,8 @@ mark_next(Call *call, const Candidate *candidate)
 }
 
 /*
- * Begins an attempt. False when this candidate's configuration cannot work,
- * which is remembered and puts only the candidate out.
+ * Begins an attempt. False when this candidate cannot be asked, which is
+ * remembered and puts only the candidate out: see attempt_start().
  */
 static bool
 begin_attempt(Call *call, const Candidate *candidate, Usec now)
@@ -269,7 +276,7 @@ wait_for_throttled(Call *call, Usec now)
 		return false;
 	call->throttled = NULL;
 	call->router.tier = tier;
-	call->router.tiers_seen = call->config->ntiers;
+	call->router.used_up = true;
 	call->router.needs.providers_off = NULL;
 	call->router.states = palloc0(call->router.tier->ncandidates *
 								  sizeof(CandidateState));
@@ -305,6 +312,8 @@ error_of_call(const Call *call, Usec now)
 		return CALL_SWITCHED_OFF;
 	if (time_is_up(call, now))
 		return CALL_TIMED_OUT;
+	if (call->unsayable && call->nattempts == 0)
+		return CALL_UNSAYABLE;
 	if (call->problem && call->nattempts == 0)
 		return CALL_MISCONFIGURED;
 	return CALL_NO_ANSWER;
@@ -371,7 +380,7 @@ call_start(Call *call, Usec now)
 		return;
 	}
 	old = MemoryContextSwitchTo(call->scratch);
-	router_start(&call->router, call->config, spec->tier, &needs);
+	router_start(&call->router, spec->tier, &needs);
 	set_state(call, CALL_ROUTING);
 	if (spec->only == NULL)
 		route(call, now);
@@ -396,7 +405,20 @@ call_resume(Call *call, Usec now)
 	MemoryContextSwitchTo(old);
 }
 
-/* Adds what an attempt has cost, where the provider told its tokens. */
+/* Adds the price of some tokens. False when the sum is beyond all reason. */
+static bool
+add_price(Picodollars *cost, int64 tokens, Picodollars price)
+{
+	int64		added;
+
+	return !pg_mul_s64_overflow(tokens, price, &added) &&
+		!pg_add_s64_overflow(*cost, added, cost);
+}
+
+/*
+ * Adds what an attempt has cost, where the provider told its tokens: numbers
+ * that may be anything.
+ */
 static void
 add_cost(Call *call, const Reply *reply)
 {
@@ -404,6 +426,8 @@ add_cost(Call *call, const Reply *reply)
 	int64		cached = Max(reply->cached_tokens, 0);
 	int64		input = Max(reply->input_tokens - cached, 0);
 	int64		output = Max(reply->output_tokens, 0);
+	bool		is_priced = model->input_price != PRICE_UNKNOWN &&
+		model->output_price != PRICE_UNKNOWN;
 
 	if (reply->input_tokens < 0 && reply->output_tokens < 0)
 	{
@@ -413,14 +437,11 @@ add_cost(Call *call, const Reply *reply)
 			call->cost_known = false;
 		return;
 	}
-	if (model->input_price == PRICE_UNKNOWN ||
-		model->output_price == PRICE_UNKNOWN)
-	{
+	if (!is_priced ||
+		!add_price(&call->cost, input, model->input_price) ||
+		!add_price(&call->cost, output, model->output_price) ||
+		!add_price(&call->cost, cached, model->cached_input_price))
 		call->cost_known = false;
-		return;
-	}
-	call->cost += input * model->input_price + output * model->output_price +
-		cached * model->cached_input_price;
 }
 
 /* Ends a call with the answer of a model. */

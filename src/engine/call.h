@@ -60,6 +60,7 @@ typedef enum CallError
 	CALL_NO_ANSWER,				/* LL001 */
 	CALL_TIMED_OUT,				/* LL002 */
 	CALL_REFUSED,				/* LL003 */
+	CALL_UNSAYABLE,				/* LL003, by ourselves */
 	CALL_SWITCHED_OFF,			/* LL004 */
 	CALL_NO_RESIDENCY,			/* LL004 */
 	CALL_MISCONFIGURED			/* LL006 */
@@ -129,6 +130,7 @@ typedef struct Call
 	Usec		throttled_until;	/* from then on; NULL: none */
 	const char *problem;		/* first configuration that cannot work */
 	const char *problem_hint;
+	const char *unsayable;		/* why a dialect has no words for the request */
 
 	/* how it ended */
 	CallError	error;
@@ -145,6 +147,7 @@ extern void call_start(Call *call, Usec now);
 extern void call_resume(Call *call, Usec now);
 extern void call_transfer_ended(Call *call, Usec now);
 extern void call_local_done(Call *call, const LocalAnswer *local, Usec now);
+extern void call_abandon(Call *call);
 extern void call_free(Call *call);
 
 /* Answers for a builtin model: the driver's local work. */

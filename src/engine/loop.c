@@ -3,8 +3,11 @@
  *	  Runs any number of calls side by side: the one loop under all drivers.
  *
  * Waiting is transport_wait()'s: sockets, the process latch and interrupts. A
- * turn costs what happened in it, however many calls are under way. When it
- * throws, the calls' memory contexts release what they hold.
+ * turn costs what happened in it, however many calls are under way.
+ *
+ * When it throws, transfers are released here and now. Their calls' memory may
+ * be there for long (a cursor that failed inside a savepoint keeps its executor
+ * until the transaction ends), and the next loop would be handed them.
  */
 #include "postgres.h"
 
@@ -76,6 +79,19 @@ turn(Loop *loop)
 	}
 }
 
+/* Starts all calls and goes on until all have ended. */
+static void
+run(Loop *loop, Call **calls, int ncalls)
+{
+	for (int i = 0; i < ncalls; i++)
+	{
+		call_start(calls[i], clock_now());
+		settle(loop, calls[i]);
+	}
+	while (loop->unfinished > 0)
+		turn(loop);
+}
+
 /* Starts all calls and returns when all have ended. */
 void
 calls_run(Call **calls, int ncalls, LocalWork work)
@@ -86,11 +102,15 @@ calls_run(Call **calls, int ncalls, LocalWork work)
 		.work = work,
 	};
 
-	for (int i = 0; i < ncalls; i++)
+	PG_TRY();
 	{
-		call_start(calls[i], clock_now());
-		settle(&loop, calls[i]);
+		run(&loop, calls, ncalls);
 	}
-	while (loop.unfinished > 0)
-		turn(&loop);
+	PG_CATCH();
+	{
+		for (int i = 0; i < ncalls; i++)
+			call_abandon(calls[i]);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }

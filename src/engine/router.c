@@ -49,27 +49,38 @@ enter_tier(Router *router, const Tier *tier)
 
 /* Begins a walk at the tier asked for. Memory comes from the current context. */
 void
-router_start(Router *router, const Config *config, const Tier *tier,
-			 const RouteNeeds *needs)
+router_start(Router *router, const Tier *tier, const RouteNeeds *needs)
 {
-	router->config = config;
 	router->asked = tier;
 	router->needs = *needs;
 	router->nfailed = 0;
 	router->tiers_seen = 0;
+	router->used_up = false;
 	enter_tier(router, tier);
 }
 
+/* Says whether the walk has been to a tier. */
+static bool
+has_seen(const Router *router, const Tier *tier)
+{
+	const Tier *seen = router->asked;
+
+	for (int i = 0; i < router->tiers_seen; i++, seen = seen->fallback)
+		if (seen == tier)
+			return true;
+	return false;
+}
+
 /*
- * Goes on to the fallback. False at the chain's end. A cycle, which the tables
- * refuse but a restore may bring, ends after as many steps as there are tiers.
+ * Goes on to the fallback. False at the chain's end, which in a cycle is where
+ * it begins again: the tables refuse one, but a restore may bring it.
  */
 bool
 router_next_tier(Router *router)
 {
 	const Tier *next = router->tier ? router->tier->fallback : NULL;
 
-	if (next == NULL || router->tiers_seen >= router->config->ntiers)
+	if (next == NULL || router->used_up || has_seen(router, next))
 	{
 		router->tier = NULL;
 		return false;

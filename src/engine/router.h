@@ -47,10 +47,10 @@ typedef struct FailedScope
 
 typedef struct Router
 {
-	const Config *config;
 	const Tier *asked;			/* the tier asked for */
 	const Tier *tier;			/* where the walk is; NULL: at its end */
-	int			tiers_seen;
+	int			tiers_seen;		/* of the chain, from `asked` on */
+	bool		used_up;		/* all of the chain was: no tier comes next */
 	int			attempts;		/* made in this tier */
 	CandidateState *states;		/* of tier->candidates */
 	RouteNeeds	needs;
@@ -58,8 +58,8 @@ typedef struct Router
 	FailedScope failed[MAX_FAILED_SCOPES];
 } Router;
 
-extern void router_start(Router *router, const Config *config,
-						 const Tier *tier, const RouteNeeds *needs);
+extern void router_start(Router *router, const Tier *tier,
+						 const RouteNeeds *needs);
 extern bool router_next_tier(Router *router);
 extern const Candidate *router_pick(Router *router);
 extern const Candidate *router_pick_retry(Router *router);

@@ -12,6 +12,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "engine/call.h"
 
 /* What a user typed. NULL, 0 and has_… = false where it was NULL. */

@@ -190,7 +190,7 @@ llm_explain(PG_FUNCTION_ARGS)
 	explanation.no_residency =
 		!router_satisfies_residency(config, tier, chain, needs.nlabels,
 									needs.labels);
-	router_start(&explanation.router, config, tier, &needs);
+	router_start(&explanation.router, tier, &needs);
 	do
 		explain_tier(&explanation, explanation.router.tier);
 	while (chain && router_next_tier(&explanation.router));

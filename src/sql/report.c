@@ -96,6 +96,15 @@ append_again_at(StringInfo detail, const Call *call)
 						 n + 1, clock);
 }
 
+/* Appends why a candidate was not asked, if one was not. */
+static void
+append_not_asked(StringInfo detail, const char *why)
+{
+	if (why)
+		appendStringInfo(detail, "%sNot asked: %s.", detail->len ? " " : "",
+						 why);
+}
+
 /* Lists the attempts of a call, or NULL when there was none. */
 static const char *
 attempts_detail(const Call *call)
@@ -107,9 +116,8 @@ attempts_detail(const Call *call)
 		appendStringInfo(&detail, "%s%d. %s: %s.", i > 0 ? " " : "", i + 1,
 						 candidate_name(call->trace[i].candidate),
 						 attempt_in_words(&call->trace[i]));
-	if (call->problem)
-		appendStringInfo(&detail, "%sNot asked: %s.", detail.len ? " " : "",
-						 call->problem);
+	append_not_asked(&detail, call->unsayable);
+	append_not_asked(&detail, call->problem);
 	if (call->throttled)
 		append_again_at(&detail, call);
 	return detail.len > 0 ? detail.data : NULL;
@@ -222,6 +230,13 @@ report_make(const Call *call, Report *report)
 		case CALL_REFUSED:
 			report->sqlstate = SQLSTATE_LL(3);
 			report_refused(call, report);
+			break;
+		case CALL_UNSAYABLE:
+			report->sqlstate = SQLSTATE_LL(3);
+			report->message = psprintf("the request was refused: %s",
+									   call->unsayable);
+			report->detail = attempts_detail(call);
+			report->hint = "Change the messages, or route the tier to a provider of another dialect.";
 			break;
 		case CALL_SWITCHED_OFF:
 			report->sqlstate = SQLSTATE_LL(4);

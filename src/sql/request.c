@@ -2,9 +2,9 @@
  * request.c
  *	  From the arguments of a SQL function to a call.
  *
- * Wrong arguments raise 22023 at once. What comes from data (an empty prompt,
- * messages that are none, an unknown tier) is a Report, so that on_error and
- * llm_last() see it.
+ * Wrong arguments raise 22023 at once, an unknown tier LL006. What comes from
+ * data (an empty prompt, messages that are none) is a Report, so that on_error
+ * and llm_last() see it.
  */
 #include "postgres.h"
 

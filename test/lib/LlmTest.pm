@@ -494,14 +494,13 @@ sub cancel
 	return $self->finish;
 }
 
-# psql survives its backend, and has nothing left to say but the message.
+# psql says the message, and ends by itself as its connection is lost.
 sub terminate
 {
 	my ($self) = @_;
 
 	$self->_signal('TERM');
 	my $psql = $self->{psql};
-	$psql->{stdin} .= "\\q\n";
 	eval { $psql->{run}->finish };
 	my $seconds = time - $self->{began};
 	my ($error, $notices) = LlmTest::_parse_messages($psql->{stderr});

@@ -87,6 +87,17 @@ SET llm_failover.allow_degraded = off;
 SELECT llm_complete('One. Two is longer. Three ends it.', on_error => 'null') IS NULL;
 RESET llm_failover.allow_degraded;
 
+-- what a dialect has no words for is the request's fault, found before sending
+INSERT INTO llm_provider(name, dialect, base_url) VALUES ('claude', 'anthropic', 'http://127.0.0.1:1');
+INSERT INTO llm_model(provider, name) VALUES ('claude', 'm');
+INSERT INTO llm_tier(name) VALUES ('claude');
+INSERT INTO llm_route(tier, provider, model) VALUES ('claude', 'claude', 'm');
+SELECT llm_chat('[{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]', 'claude');
+\echo :LAST_ERROR_SQLSTATE
+SELECT error, attempts FROM llm_chat('[{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]', 'claude', on_error => 'null');
+DELETE FROM llm_provider WHERE name = 'claude';
+DELETE FROM llm_tier WHERE name = 'claude';
+
 -- catching errors
 DO $$ DECLARE d text; BEGIN
   PERFORM llm_complete('FAIL please', timeout => '5 s');

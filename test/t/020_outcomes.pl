@@ -27,25 +27,19 @@ my %class = (
 	content_filter => { scope => 'none', next => 'no', error => 'LL003' },
 	bad_request => { scope => 'none', next => 'no', error => 'LL003' },
 	throttled => { scope => 'target', next => 'yes', error => 'LL001' },
-	overloaded =>
-	  { scope => 'target', next => 'yes', retry => 1, error => 'LL001' },
-	server =>
-	  { scope => 'target', next => 'yes', retry => 1, error => 'LL001' },
-	network =>
-	  { scope => 'region', next => 'yes', retry => 1, error => 'LL001' },
+	overloaded => { scope => 'target', next => 'yes', retry => 1, error => 'LL001' },
+	server => { scope => 'target', next => 'yes', retry => 1, error => 'LL001' },
+	network => { scope => 'region', next => 'yes', retry => 1, error => 'LL001' },
 	timeout => { scope => 'target', next => 'yes', error => 'LL001' },
-	conflict =>
-	  { scope => 'none', next => 'yes', retry => 1, error => 'LL001' },
+	conflict => { scope => 'none', next => 'yes', retry => 1, error => 'LL001' },
 	invalid_output =>
 	  { scope => 'target', next => 'yes', retry => 1, error => 'LL001' });
 
 # The templates of the simulator: [ class, status ], for all dialects that have
 # the template, unless a dialect is named.
 my %template = (
-	insufficient_quota => {
-		'*' => [ 'billing', 429 ],
-		anthropic => [ 'billing', 400 ]
-	},
+	insufficient_quota =>
+	  { '*' => [ 'billing', 429 ], anthropic => [ 'billing', 400 ] },
 	insufficient_quota_by_type => { '*' => [ 'billing', 429 ] },
 	credit_balance_exhausted => { '*' => [ 'billing', 429 ] },
 	spend_limit => { '*' => [ 'billing', 429 ] },
@@ -55,14 +49,12 @@ my %template = (
 	moonshot_quota => { '*' => [ 'billing', 429 ] },
 	zai_balance => { '*' => [ 'billing', 429 ] },
 
-	invalid_key =>
-	  { '*' => [ 'auth', 401 ], gemini => [ 'auth', 400 ] },
+	invalid_key => { '*' => [ 'auth', 401 ], gemini => [ 'auth', 400 ] },
 	unauthenticated => { '*' => [ 'auth', 401 ] },
 	echoed_key => { '*' => [ 'auth', 401 ], gemini => [ 'auth', 400 ] },
 
 	forbidden => { '*' => [ 'permission', 403 ] },
-	country =>
-	  { '*' => [ 'permission', 403 ], gemini => [ 'permission', 400 ] },
+	country => { '*' => [ 'permission', 403 ], gemini => [ 'permission', 400 ] },
 
 	model_not_granted => { '*' => [ 'model_gone', 403 ] },
 	model_not_found => { '*' => [ 'model_gone', 404 ] },
@@ -112,7 +104,6 @@ my %template = (
 	cloudflare_520 => { '*' => [ 'server', 520 ] },
 	cloudflare_522 => { '*' => [ 'server', 522 ] },
 	cancelled => { '*' => [ 'server', 499 ], gemini => [ 'timeout', 499 ] },
-
 	request_timeout => { '*' => [ 'timeout', 408 ] },
 	conflict => { '*' => [ 'conflict', 409 ] },
 
@@ -182,6 +173,28 @@ my @codes = (
 	[ 200, { message => 'x' }, 'server' ],
 	[ 200, { code => 12, message => 'x' }, 'server' ]);
 
+# Codes, with a status that says something else, and words with a bare 400.
+my %code_words = (
+	billing => [qw(billing_not_active enforced_spend_limit_reached
+		  spend_limit_reached organization_spend_limit_exceeded
+		  organization_usage_limit_exceeded project_spend_limit_exceeded
+		  ServiceQuotaExceededException 1113)],
+	auth => [qw(invalid_api_key authentication_error UNAUTHENTICATED
+		  UnrecognizedClientException ExpiredTokenException)],
+	permission => [qw(permission_error PERMISSION_DENIED AccessDeniedException)],
+	model_gone => [qw(DeploymentNotFound ResourceNotFound)],
+	content_filter => [qw(ResponsibleAIPolicyViolation content_filter)],
+	throttled => [qw(ThrottlingException RESOURCE_EXHAUSTED slow_down 1302)],
+	overloaded => [qw(engine_overloaded server_is_overloaded UNAVAILABLE)],
+	timeout => [qw(DEADLINE_EXCEEDED timeout_error)]);
+my %texts = (
+	billing => ['You have reached your specified workspace API usage limits.'],
+	context_length => [
+		'Input tokens exceed the configured limit of 272000 tokens.',
+		'the request exceeds the available context size',
+		'The input exceeds the maximum number of tokens', 'too many tokens' ],
+	content_filter => ["it triggers Azure OpenAI's content management policy"]);
+
 my $sim = LlmSim->new(listeners => [ 'a', 'b', 'c' ]);
 my $node = llm_node('main');
 
@@ -189,7 +202,7 @@ my $node = llm_node('main');
 # models in two regions, then another provider. A second one has the first
 # target alone. The second model has the larger window, the other provider's
 # is small.
-add_provider($node, $sim, 'c', name => 'other', model => undef);
+add_provider($node, $sim, 'c', name => 'other', model => undef, path => '/other/v1');
 $node->safe_psql('postgres',
 	"INSERT INTO llm_model(provider, name, context_window)"
 	  . " VALUES ('other', 'm', 50000)");
@@ -280,13 +293,13 @@ sub check_class
 	$behaviour->{headers}{'retry-after'} = '3600' if $name eq 'throttled';
 	# a torn connection that was kept is replaced without a word
 	$name eq 'network' && $sim->hang_up($_) for 'a', 'b';
-	$sim->behave($behaviour, model => 'm1');
-	$sim->behave($behaviour, model => 'm2');
+	$sim->behave($behaviour, path => '^(?!/other/)');
 	my $before = $sim->count(undef);
-	is(call(@tiers), join("\n", @want), "$dialect: $what is $outcome");
-	is( $sim->count(undef) - $before,
-		scalar(() = "@want" =~ m{\w/m}g),
-		'... and no more requests than that');
+	my $got = call(@tiers);
+	# the trace hides no request
+	push @want, scalar(() = "@want" =~ m{\w/m}g);
+	is("$got\n" . ($sim->count(undef) - $before),
+		join("\n", @want), "$dialect: $what is $outcome");
 	$sim->clear;
 	return;
 }
@@ -346,6 +359,19 @@ foreach my $row (@codes)
 		$name, JSON::PP->new->canonical->encode($error) . " with $status",
 		$status)
 	  for 'openai', 'anthropic';
+}
+
+foreach my $name (sort keys %code_words)
+{
+	check_class('openai', { status => 500, json => { error => { code => $_, message => 'x' } } },
+		$name, $_, 500)
+	  for @{ $code_words{$name} };
+}
+foreach my $name (sort keys %texts)
+{
+	check_class('openai', { status => 400, json => { error => { message => $_ } } },
+		$name, $_, 400)
+	  for @{ $texts{$name} };
 }
 
 # A region whose network fails is left alone in the fallback tier too.

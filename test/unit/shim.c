@@ -110,3 +110,14 @@ unit_exact_copy(const char *bytes, size_t len)
 	memcpy(copy, bytes, len);
 	return copy;
 }
+
+const char *
+build(const Dialect *dialect, const ChatRequest *chat, const Endpoint *endpoint,
+	  HttpRequest *req)
+{
+	const char *why;
+
+	http_request_init(req);
+	why = dialect->address(chat, endpoint, req);
+	return why ? why : dialect->compose(chat, endpoint, &req->body);
+}

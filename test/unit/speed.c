@@ -72,7 +72,7 @@ build_openai(void)
 	.capabilities = openai_dialect.capabilities};
 	HttpRequest req;
 
-	openai_dialect.build(&chat, &endpoint, &req);
+	build(&openai_dialect, &chat, &endpoint, &req);
 }
 
 static void

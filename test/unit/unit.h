@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "dialect/dialect.h"
+
 /* Counts a check; one that fails says where, and what was there instead. */
 extern void unit_check(bool good, const char *file, int line,
 					   const char *format,...)
@@ -17,6 +19,10 @@ extern void unit_check_text(const char *got, const char *want,
 #define CHECK(good, ...) unit_check(good, __FILE__, __LINE__, __VA_ARGS__)
 #define CHECK_TEXT(got, want, what) \
 	unit_check_text(got, want, __FILE__, __LINE__, what)
+
+/* Makes a whole request. NULL, or why it cannot be made. */
+extern const char *build(const Dialect *dialect, const ChatRequest *chat,
+						 const Endpoint *endpoint, HttpRequest *req);
 
 /* Gives all palloc'd memory back. */
 extern void unit_forget(void);

@@ -232,7 +232,7 @@ test_altered_messages(void)
 		chat.messages = json_parse(text, alter(text, strlen(text)), NULL);
 		chat.params = json_at(chat.messages, (int) roll(4));
 		if (chat_check(chat.messages, &chat.needs) == NULL &&
-			dialect->build(&chat, &endpoint, &req) == NULL)
+			build(dialect, &chat, &endpoint, &req) == NULL)
 		{
 			sent++;
 			CHECK(json_parse(req.body.data, req.body.len, NULL) != NULL,

@@ -606,7 +606,7 @@ test_message_goes_back(void)
 	messages = psprintf("[%s]", reply.message);
 	chat.messages = json_parse(messages, strlen(messages), NULL);
 	CHECK_TEXT(chat_check(chat.messages, &chat.needs), NULL, messages);
-	CHECK_TEXT(gemini_dialect.build(&chat, &endpoint, &req), NULL, messages);
+	CHECK_TEXT(build(&gemini_dialect, &chat, &endpoint, &req), NULL, messages);
 	CHECK_TEXT(req.body.data, back, "the call and its signature");
 }
 

@@ -419,7 +419,7 @@ run_case(const Case *c)
 
 	make_chat(c, &chat);
 	make_endpoint(c, &endpoint);
-	why = c->dialect->build(&chat, &endpoint, &req);
+	why = build(c->dialect, &chat, &endpoint, &req);
 	CHECK_TEXT(why, c->why, name);
 	if (why)
 		return;
@@ -445,7 +445,7 @@ test_too_many_headers(void)
 
 	for (int i = 0; i < HTTP_MAX_HEADERS; i++)
 		extra[i] = (ExtraHeader) {"X-A", "b"};
-	CHECK_TEXT(openai_dialect.build(&chat, &endpoint, &req),
+	CHECK_TEXT(build(&openai_dialect, &chat, &endpoint, &req),
 			   "the header \"X-A\" has a control character, or there are too many",
 			   "65 headers");
 }
@@ -467,7 +467,7 @@ test_large_prompt(void)
 		Endpoint	endpoint = {.base_url = "http://h", .model = "m"};
 		HttpRequest req;
 
-		CHECK_TEXT(dialects[i]->build(&chat, &endpoint, &req), NULL, "large");
+		CHECK_TEXT(build(dialects[i], &chat, &endpoint, &req), NULL, "large");
 		CHECK((size_t) req.body.len > len &&
 			  (size_t) req.body.len < len + 200, "%s: %d bytes",
 			  dialects[i]->name, req.body.len);
