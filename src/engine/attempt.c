@@ -8,8 +8,6 @@
  */
 #include "postgres.h"
 
-#include <time.h>
-
 #include "catalog/secret.h"
 #include "utils/memutils.h"
 
@@ -209,14 +207,14 @@ parse_response(Call *call, Reply *reply)
 	HttpResponse clean = *response;
 	Outcome		outcome;
 
-	dialect->parse(response, time(NULL), reply);
+	dialect->parse(response, clock_wall(), reply);
 	outcome = outcome_of_reply(response->status, reply);
 	if (outcome == OUTCOME_OK)
 		return outcome;
 	clean.body = scrub(call, response->body, &clean.body_len);
 	clean.headers = scrub(call, response->headers, &clean.headers_len);
 	if (clean.body != response->body || clean.headers != response->headers)
-		dialect->parse(&clean, time(NULL), reply);
+		dialect->parse(&clean, clock_wall(), reply);
 	return outcome;
 }
 

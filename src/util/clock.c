@@ -4,8 +4,6 @@
  */
 #include "postgres.h"
 
-#include <time.h>
-
 #include "clock.h"
 
 /* Returns monotonic time in microseconds; only differences mean anything. */
@@ -16,4 +14,11 @@ clock_now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (Usec) ts.tv_sec * USEC_SEC + ts.tv_nsec / 1000;
+}
+
+/* Returns the time of day, for what a provider says in dates. */
+time_t
+clock_wall(void)
+{
+	return time(NULL);
 }

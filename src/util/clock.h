@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include <time.h>
+
 /* A point in monotonic time, or a length of it, in microseconds. */
 typedef int64 Usec;
 
@@ -15,5 +17,6 @@ typedef int64 Usec;
 #define USEC_NEVER	PG_INT64_MAX	/* a point in time that does not come */
 
 extern Usec clock_now(void);
+extern time_t clock_wall(void);
 
 #endif							/* LLM_CLOCK_H */

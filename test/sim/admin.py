@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from urllib.parse import parse_qsl
 
 import templates
@@ -21,6 +22,13 @@ class Problem(Exception):
         self.status = status
 
 
+def acknowledge(sock):
+    """Acknowledges at once what has come: a client that writes head and body
+    apart sends the second only then (Nagle), 40 ms later otherwise."""
+    if hasattr(socket, "TCP_QUICKACK"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
 class Admin:
     """Serves one simulator's rules, log, counters and listeners."""
 
@@ -34,7 +42,7 @@ class Admin:
         requests = RequestReader()
         try:
             while True:
-                request = await self.next_request(requests, reader)
+                request = await self.next_request(requests, reader, writer)
                 if request is None:
                     break
                 status, value = await self.reply(request)
@@ -50,7 +58,7 @@ class Admin:
             writer.close()
 
     @staticmethod
-    async def next_request(requests, reader):
+    async def next_request(requests, reader, writer):
         request = None
         while True:
             if request is None:
@@ -60,6 +68,7 @@ class Admin:
             data = await reader.read(65536)
             if not data:
                 return None
+            acknowledge(writer.get_extra_info("socket"))
             requests.feed(data)
 
     async def reply(self, request):
