@@ -23,6 +23,7 @@ REVOKE ALL ON FUNCTION
 	llm_config_check, llm_config_seed, llm_config_refer, llm_config_chain,
 	llm_config_notice, llm_config_cascade, llm_config_changed
 FROM PUBLIC;
+REVOKE ALL ON TYPE llm_response FROM PUBLIC;
 
 -- Monitoring sees the views, which hold no key.
 GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;

@@ -87,7 +87,7 @@ define_safety_settings(void)
 							 &llm_enabled, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("llm_failover.log_failovers",
-							 "Logs each call that needed more than one attempt.",
+							 "Logs each call in which an attempt failed.",
 							 NULL, &llm_log_failovers, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("llm_failover.proxy",

@@ -97,13 +97,18 @@ check_header(const CheckedRow *row, const ColumnRule *rule, const char *name,
 
 	check_header_name(row, rule, name);
 	value = json->type == jbvString ? string_of(json) : NULL;
-	if (value == NULL || has_control(value) ||
-		(is_reference(value) && !is_well_formed_reference(value)))
+	if (value == NULL || has_control(value))
 		ereport(ERROR,
 				(refusal(row, rule->column),
 				 errmsg("%s.%s must hold strings without control characters",
 						RelationGetRelationName(row->rel), rule->column),
 				 errhint("Each is a literal, env:NAME, file:/path or secret:NAME.")));
+	if (is_reference(value) && !is_well_formed_reference(value))
+		ereport(ERROR,
+				(refusal(row, rule->column),
+				 errmsg("%s.%s must set \"%s\" to a literal, env:NAME, file:/path or secret:NAME",
+						RelationGetRelationName(row->rel), rule->column,
+						shown(name))));
 	if (is_one_of(name, credential_headers) && !is_reference(value))
 		ereport(ERROR,
 				(refusal(row, rule->column),

@@ -107,6 +107,34 @@ secret_resolve(const Config *config, const char *reference,
 	return resolve(config, name, problem, hint);
 }
 
+/* Says why a reference has no value, or NULL when it has one. */
+static const char *
+why_unresolved(const Config *config, const char *reference)
+{
+	const char *problem;
+	const char *hint;
+
+	(void) secret_resolve(config, reference, &problem, &hint);
+	return problem;
+}
+
+/* Says what a candidate's call would find missing; see the header. */
+const char *
+secret_problem(const Config *config, const Candidate *candidate)
+{
+	const Provider *provider = candidate->route->provider;
+	const char *problem = NULL;
+
+	if (candidate->region == NULL)
+		return NULL;
+	if (candidate->region->secret)
+		problem = why_unresolved(config, candidate->region->secret);
+	for (int i = 0; i < provider->nheaders && problem == NULL; i++)
+		if (secret_is_reference(provider->headers[i].value))
+			problem = why_unresolved(config, provider->headers[i].value);
+	return problem;
+}
+
 /* Says whether a header's value is a reference. */
 bool
 secret_is_reference(const char *value)

@@ -21,6 +21,13 @@
 extern const char *secret_resolve(const Config *config, const char *reference,
 								  const char **problem, const char **hint);
 
+/*
+ * Says why a candidate's key or one of its headers cannot be had, or NULL. A
+ * builtin model needs none.
+ */
+extern const char *secret_problem(const Config *config,
+								  const Candidate *candidate);
+
 /* Whether a header's value is env:, file: or secret:, and not a literal. */
 extern bool secret_is_reference(const char *value);
 

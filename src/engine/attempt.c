@@ -112,7 +112,7 @@ resolve_endpoint(Call *call, const Candidate *candidate, Endpoint *endpoint)
 		.region_params = region->params,
 		.route_params = route->params,
 	};
-	call->secrets = NIL;
+	attempt_forget_keys(call);
 	if (region->secret)
 	{
 		endpoint->secret = resolve(call, region->secret);
@@ -134,6 +134,25 @@ limits_of(Call *call, const Tier *tier, Usec now)
 		.first_byte_timeout = tier->first_byte_timeout,
 		.timeout = Min(tier->attempt_timeout, left),
 	};
+}
+
+/* Wipes the copies of keys that an attempt has made in the scratch context. */
+void
+attempt_forget_keys(Call *call)
+{
+	ListCell   *lc;
+
+	foreach(lc, call->secrets)
+		explicit_bzero(lfirst(lc), strlen(lfirst(lc)));
+	call->secrets = NIL;
+}
+
+/* Wipes the headers of a request that the transport has a copy of. */
+static void
+forget_headers(HttpRequest *request)
+{
+	for (int i = 0; i < request->nheaders; i++)
+		explicit_bzero(request->headers[i], strlen(request->headers[i]));
 }
 
 /*
@@ -163,6 +182,7 @@ attempt_start(Call *call, const Candidate *candidate, Usec now)
 	if (problem)
 		return unsayable(call, problem);
 	call->transfer = transport_start(&request, &limits, call);
+	forget_headers(&request);
 	pfree(request.body.data);
 	pfree(request.url.data);
 	return true;

@@ -108,9 +108,9 @@ end_call(Call *call, Usec now)
 {
 	call->ended = now;
 	set_state(call, CALL_ENDED);
+	attempt_forget_keys(call);
 	MemoryContextReset(call->scratch);
 	memset(&call->router, 0, sizeof(call->router));
-	call->secrets = NIL;
 }
 
 /* Ends a call without an answer. */

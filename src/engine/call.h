@@ -158,6 +158,7 @@ extern void calls_run(Call **calls, int ncalls, LocalWork work);
 
 /* attempt.c: one try at one target */
 extern bool attempt_start(Call *call, const Candidate *candidate, Usec now);
+extern void attempt_forget_keys(Call *call);
 extern bool call_misconfigured(Call *call, const char *problem,
 							   const char *hint);
 extern Outcome attempt_read(Call *call, Attempt *attempt, Reply *reply);

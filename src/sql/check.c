@@ -65,6 +65,16 @@ regions_hint(const Provider *provider)
 	return hint.data;
 }
 
+/* Says whether any provider has a region of that name. */
+static bool
+region_exists(const Config *config, const char *region)
+{
+	for (int i = 0; i < config->nproviders; i++)
+		if (provider_region(&config->providers[i], region))
+			return true;
+	return false;
+}
+
 /* Says whether a route of that provider, or of any, names a model. */
 static bool
 model_is_routed(const Config *config, const char *provider, const char *model)
@@ -98,6 +108,8 @@ check_names(const Check *check)
 		if (check->region && provider_region(provider, check->region) == NULL)
 			unknown_name("region", check->region, regions_hint(provider));
 	}
+	else if (check->region && !region_exists(check->config, check->region))
+		unknown_name("region", check->region, "No provider has it.");
 	if (check->model &&
 		!model_is_routed(check->config, check->provider, check->model))
 		unknown_name("model", check->model, "No route leads to it.");

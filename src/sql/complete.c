@@ -8,6 +8,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -79,6 +80,7 @@ conclude(Call *call, const Report *refused)
 	EndedCall  *result = palloc0(sizeof(EndedCall));
 
 	result->call = call;
+	result->role = GetUserId();
 	if (refused->sqlstate != 0)
 	{
 		result->report = *refused;
@@ -217,12 +219,17 @@ llm_chat(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(response_datum(fcinfo, run(&args)));
 }
 
-/* llm_last() → llm_response: this session's last answer or error, or NULL */
+/*
+ * llm_last() → llm_response: this session's last answer or error, or NULL. A
+ * pool hands sessions from role to role, so it is for those only who may act
+ * as the role that asked.
+ */
 Datum
 llm_last(PG_FUNCTION_ARGS)
 {
 	require_preload();
-	if (last_result == NULL)
+	if (last_result == NULL ||
+		!has_privs_of_role(GetUserId(), last_result->role))
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(response_datum(fcinfo, last_result));
 }

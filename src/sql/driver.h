@@ -50,6 +50,7 @@ typedef struct EndedCall
 {
 	Call	   *call;
 	Report		report;
+	Oid			role;			/* that asked */
 } EndedCall;
 
 #define SQLSTATE_LL(n)	MAKE_SQLSTATE('L', 'L', '0', '0', '0' + (n))
@@ -57,6 +58,7 @@ typedef struct EndedCall
 /* request.c */
 extern Call *request_prepare(const CallArgs *args, bool *null_on_error,
 							 Report *refused);
+extern int32 request_max_tokens(int32 max_tokens);
 extern void request_labels(const char *residency, CallSpec *spec);
 extern Tier *request_tier(const Config *config, const char *name);
 extern const char *text_arg(const text *arg, const char *setting);

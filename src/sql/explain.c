@@ -2,14 +2,15 @@
  * explain.c
  *	  llm_explain(): the routing of a call that is not made.
  *
- * It asks the router itself why a candidate is out, so it cannot disagree with
- * what a call would do.
+ * It asks the router itself why a candidate is out, and looks whether its key
+ * can be had, so it cannot disagree with what a call would do.
  */
 #include "postgres.h"
 
 #include "funcapi.h"
 #include "utils/builtins.h"
 
+#include "catalog/secret.h"
 #include "driver.h"
 #include "settings.h"
 
@@ -26,6 +27,7 @@ PG_FUNCTION_INFO_V1(llm_explain);
 typedef struct Explanation
 {
 	ReturnSetInfo *rsinfo;
+	const Config *config;
 	Router		router;
 	int64		input_tokens;
 	int64		output_tokens;
@@ -33,12 +35,21 @@ typedef struct Explanation
 	int			step;			/* of the last candidate that is not out */
 } Explanation;
 
+/* The group of a tier that gets its calls. */
+typedef struct ServingGroup
+{
+	int			group;			/* -1: nobody is admitted */
+	int			n;				/* its admitted candidates */
+	double		sum;			/* of their shares */
+} ServingGroup;
+
 /* Estimates the cost of a call. False when the price is unknown. */
 static bool
 estimate_cost(const Explanation *explanation, const Candidate *candidate,
 			  Picodollars *cost)
 {
 	const Model *model = candidate->route->model;
+	int64		output_tokens = explanation->output_tokens;
 
 	*cost = 0;
 	if (candidate->route->builtin != BUILTIN_NONE)
@@ -46,8 +57,10 @@ estimate_cost(const Explanation *explanation, const Candidate *candidate,
 	if (model == NULL || model->input_price == PRICE_UNKNOWN ||
 		model->output_price == PRICE_UNKNOWN)
 		return false;
+	if (model->max_output_tokens > 0)
+		output_tokens = Min(output_tokens, model->max_output_tokens);
 	*cost = explanation->input_tokens * model->input_price +
-		explanation->output_tokens * model->output_price;
+		output_tokens * model->output_price;
 	return true;
 }
 
@@ -86,26 +99,33 @@ put_candidate(Explanation *explanation, const Candidate *candidate,
 						 explanation->rsinfo->setDesc, values, nulls);
 }
 
-/*
- * Sums the shares of the first group with an admitted candidate; all others
- * get nothing. Returns that group, or -1.
- */
-static int
-serving_group(const Tier *tier, const char *const *out, double *sum, int *n)
+/* Finds the first group with an admitted candidate: it gets all calls. */
+static ServingGroup
+serving_group(const Tier *tier, const char *const *out)
 {
-	int			group = -1;
+	ServingGroup serving = {.group = -1};
 
-	*sum = 0;
-	*n = 0;
 	for (int i = 0; i < tier->ncandidates; i++)
 	{
-		if (out[i] || (group >= 0 && tier->candidates[i].group != group))
+		const Candidate *candidate = &tier->candidates[i];
+
+		if (out[i] || (serving.n > 0 && candidate->group != serving.group))
 			continue;
-		group = tier->candidates[i].group;
-		*sum += tier->candidates[i].share;
-		(*n)++;
+		serving.group = candidate->group;
+		serving.sum += candidate->share;
+		serving.n++;
 	}
-	return group;
+	return serving;
+}
+
+/* Returns an admitted candidate's share of its tier's calls. */
+static double
+share_of(const Candidate *candidate, const ServingGroup *serving)
+{
+	if (candidate->group != serving->group)
+		return 0;
+	return serving->sum > 0 ? candidate->share / serving->sum :
+		1.0 / serving->n;
 }
 
 /*
@@ -115,10 +135,31 @@ serving_group(const Tier *tier, const char *const *out, double *sum, int *n)
 static const char *
 why_out(const Explanation *explanation, const Candidate *candidate)
 {
+	const char *out;
+
 	if (explanation->no_residency)
 		return psprintf("residency \"%s\" is not satisfied",
 						explanation->router.needs.residency);
-	return router_why_out(&explanation->router, candidate);
+	out = router_why_out(&explanation->router, candidate);
+	return out ? out : secret_problem(explanation->config, candidate);
+}
+
+/* Adds the rows of a group: what has no share is its last resort. */
+static void
+explain_group(Explanation *explanation, const Tier *tier, int group,
+			  const char *const *out, const ServingGroup *serving)
+{
+	for (int last_resort = 0; last_resort <= 1; last_resort++)
+		for (int i = 0; i < tier->ncandidates; i++)
+		{
+			const Candidate *candidate = &tier->candidates[i];
+
+			if (candidate->group != group ||
+				(out[i] == NULL && candidate->share <= 0) != last_resort)
+				continue;
+			put_candidate(explanation, candidate,
+						  out[i] ? 0 : share_of(candidate, serving), out[i]);
+		}
 }
 
 /* Adds the rows of a tier. */
@@ -126,27 +167,20 @@ static void
 explain_tier(Explanation *explanation, const Tier *tier)
 {
 	const char **out = palloc0((tier->ncandidates + 1) * sizeof(*out));
-	double		sum;
-	int			admitted;
-	int			group;
+	ServingGroup serving;
 
 	for (int i = 0; i < tier->ncandidates; i++)
 		out[i] = why_out(explanation, &tier->candidates[i]);
-	group = serving_group(tier, out, &sum, &admitted);
+	serving = serving_group(tier, out);
 	for (int i = 0; i < tier->ncandidates; i++)
-	{
-		const Candidate *candidate = &tier->candidates[i];
-		double		share = 0;
-
-		if (out[i] == NULL && candidate->group == group)
-			share = sum > 0 ? candidate->share / sum : 1.0 / admitted;
-		put_candidate(explanation, candidate, share, out[i]);
-	}
+		if (i == 0 || tier->candidates[i].group != tier->candidates[i - 1].group)
+			explain_group(explanation, tier, tier->candidates[i].group, out,
+						  &serving);
 }
 
 /* Fills what a call with these arguments would need. */
 static void
-fill_needs(FunctionCallInfo fcinfo, RouteNeeds *needs)
+fill_needs(FunctionCallInfo fcinfo, int64 prompt_len, RouteNeeds *needs)
 {
 	CallSpec	spec = {0};
 
@@ -155,6 +189,7 @@ fill_needs(FunctionCallInfo fcinfo, RouteNeeds *needs)
 	needs->nlabels = spec.nlabels;
 	needs->labels = spec.labels;
 	needs->residency = spec.residency;
+	needs->min_tokens = prompt_len / PROMPT_MAX_BYTES_PER_TOKEN;
 	needs->providers_off = llm_enabled ? NULL : "llm_failover is switched off";
 }
 
@@ -180,12 +215,12 @@ llm_explain(PG_FUNCTION_ARGS)
 	config = config_get(fcinfo->flinfo->fn_oid);
 	tier_name = text_arg(PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1),
 						 llm_tier);
-	fill_needs(fcinfo, &needs);
-	needs.min_tokens = prompt_len / PROMPT_MAX_BYTES_PER_TOKEN;
+	fill_needs(fcinfo, prompt_len, &needs);
 	explanation.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	explanation.config = config;
 	explanation.input_tokens = prompt_len / BYTES_PER_TOKEN;
 	explanation.output_tokens = PG_ARGISNULL(2) ? USUAL_OUTPUT_TOKENS :
-		PG_GETARG_INT32(2);
+		request_max_tokens(PG_GETARG_INT32(2));
 	tier = request_tier(config, tier_name ? tier_name : "default");
 	explanation.no_residency =
 		!router_satisfies_residency(config, tier, chain, needs.nlabels,

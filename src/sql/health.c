@@ -9,12 +9,22 @@
 #include "funcapi.h"
 #include "utils/builtins.h"
 
+#include "catalog/secret.h"
 #include "driver.h"
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(llm_health_rows);
 
 #define HEALTH_COLS 7
+
+/* Says whether calls may go to a candidate of a provider. */
+static bool
+takes_work(const Config *config, const Candidate *candidate)
+{
+	return candidate->region && candidate->route->tier->enabled &&
+		candidate_disabled(candidate) == NULL &&
+		secret_problem(config, candidate) == NULL;
+}
 
 /* Says whether a candidate before this one is at the same target. */
 static bool
@@ -32,7 +42,7 @@ seen_before(const Config *config, int tier, int candidate)
 
 			if (other->region == it->region &&
 				other->route->model == it->route->model &&
-				candidate_disabled(other) == NULL)
+				takes_work(config, other))
 				return true;
 		}
 	}
@@ -50,8 +60,7 @@ count_targets(const Config *config)
 		{
 			const Candidate *candidate = &config->tiers[t].candidates[i];
 
-			if (candidate->region && candidate_disabled(candidate) == NULL &&
-				!seen_before(config, t, i))
+			if (takes_work(config, candidate) && !seen_before(config, t, i))
 				n++;
 		}
 	return n;
@@ -72,7 +81,7 @@ tier_without_provider(const Config *config)
 			if (tier->candidates[i].route->builtin != BUILTIN_NONE)
 				continue;
 			any = true;
-			if (candidate_disabled(&tier->candidates[i]) == NULL)
+			if (takes_work(config, &tier->candidates[i]))
 				admitted = true;
 		}
 		if (tier->enabled && any && !admitted)

@@ -10,6 +10,8 @@
 
 #include <ctype.h>
 
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timeout.h"
@@ -97,13 +99,19 @@ check_params(const JsonNode *params)
 			wrong_argument("params must not set \"%s\"", p->key);
 }
 
+/* Returns max_tokens, or raises when it is no number of tokens. */
+int32
+request_max_tokens(int32 max_tokens)
+{
+	if (max_tokens <= 0)
+		wrong_argument("max_tokens must be greater than 0, not %d", max_tokens);
+	return max_tokens;
+}
+
 /* Raises when a scalar argument is out of its range. */
 static void
 check_scalars(const CallArgs *args)
 {
-	if (args->has_max_tokens && args->max_tokens <= 0)
-		wrong_argument("max_tokens must be greater than 0, not %d",
-					   args->max_tokens);
 	if (args->has_temperature &&
 		!(args->temperature >= 0 && args->temperature <= 2))
 		wrong_argument("temperature must be a number from 0 to 2, not %g",
@@ -112,21 +120,45 @@ check_scalars(const CallArgs *args)
 		wrong_argument("timeout must be greater than 0");
 }
 
-/* Splits a comma-separated list, without its blanks, into labels. */
-static void
-add_labels(const char *list, CallSpec *spec, int max)
+/* Says whether a label is among those that a region must bear. */
+static bool
+has_label(const CallSpec *spec, const char *label)
 {
-	while (list && *list && spec->nlabels < max)
-	{
-		size_t		blanks = strspn(list, ", \t\n");
-		size_t		len;
+	for (int i = 0; i < spec->nlabels; i++)
+		if (strcmp(spec->labels[i], label) == 0)
+			return true;
+	return false;
+}
 
-		list += blanks;
+/* Splits a comma-separated list, without its blanks, into labels, each once. */
+static void
+add_labels(const char *list, CallSpec *spec)
+{
+	while (list && *list)
+	{
+		size_t		len;
+		char	   *label;
+
+		CHECK_FOR_INTERRUPTS();
+		list += strspn(list, ", \t\n");
 		len = strcspn(list, ", \t\n");
-		if (len > 0)
-			spec->labels[spec->nlabels++] = pnstrdup(list, len);
+		label = pnstrdup(list, len);
+		if (len > 0 && !has_label(spec, label))
+			spec->labels[spec->nlabels++] = label;
 		list += len;
 	}
+}
+
+/* Joins the labels for messages. */
+static const char *
+labels_in_words(const CallSpec *spec)
+{
+	StringInfoData words;
+
+	initStringInfo(&words);
+	for (int i = 0; i < spec->nlabels; i++)
+		appendStringInfo(&words, "%s%s", i > 0 ? "," : "", spec->labels[i]);
+	return words.data;
 }
 
 /*
@@ -142,12 +174,9 @@ request_labels(const char *residency, CallSpec *spec)
 	if (residency == NULL && llm_residency[0] == '\0')
 		return;
 	spec->labels = palloc(room * sizeof(char *));
-	add_labels(llm_residency, spec, room);
-	add_labels(residency, spec, room);
-	if (llm_residency[0] && residency)
-		spec->residency = psprintf("%s,%s", llm_residency, residency);
-	else
-		spec->residency = residency ? residency : llm_residency;
+	add_labels(llm_residency, spec);
+	add_labels(residency, spec);
+	spec->residency = labels_in_words(spec);
 }
 
 /* Returns when the statement (or transaction) is cancelled, less a margin. */
@@ -267,7 +296,8 @@ fill_spec(const CallArgs *args, const Config *config, CallSpec *spec)
 	spec->allow_degraded = args->has_allow_degraded ?
 		args->allow_degraded : llm_allow_degraded;
 	request_labels(text_arg(args->residency, NULL), spec);
-	spec->chat.max_tokens = args->has_max_tokens ? args->max_tokens : 0;
+	spec->chat.max_tokens = args->has_max_tokens ?
+		request_max_tokens(args->max_tokens) : 0;
 	spec->chat.has_temperature = args->has_temperature;
 	spec->chat.temperature = args->temperature;
 	if (args->params)

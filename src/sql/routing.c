@@ -40,7 +40,6 @@ static void put_row(ReturnSetInfo *rsinfo, const Config *config,
 					const Tier *tier, const Candidate *candidate);
 static const char *find_problem(const Config *config,
 								const Candidate *candidate);
-static const char *unresolved(const Config *config, const char *reference);
 static void set_text(Datum *values, bool *nulls, RoutingColumn column,
 					 const char *text);
 static Datum labels_datum(const Region *region);
@@ -109,28 +108,8 @@ put_row(ReturnSetInfo *rsinfo, const Config *config, const Tier *tier,
 static const char *
 find_problem(const Config *config, const Candidate *candidate)
 {
-	const Provider *provider = candidate->route->provider;
-	const char *problem = candidate->problem;
-
-	if (problem || provider == NULL)
-		return problem;
-	if (candidate->region->secret)
-		problem = unresolved(config, candidate->region->secret);
-	for (int i = 0; i < provider->nheaders && problem == NULL; i++)
-		if (secret_is_reference(provider->headers[i].value))
-			problem = unresolved(config, provider->headers[i].value);
-	return problem;
-}
-
-/* Says why a reference has no value, or NULL when it has one. */
-static const char *
-unresolved(const Config *config, const char *reference)
-{
-	const char *problem;
-	const char *hint;
-
-	(void) secret_resolve(config, reference, &problem, &hint);
-	return problem;
+	return candidate->problem ? candidate->problem :
+		secret_problem(config, candidate);
 }
 
 /* Sets a column of type text; NULL is NULL. */

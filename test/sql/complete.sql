@@ -125,6 +125,7 @@ SELECT llm_complete('One. Two is longer. Three ends it.', residency => 'eu');
 \echo :LAST_ERROR_SQLSTATE
 SET llm_failover.residency = 'eu';
 SELECT error, error_code FROM llm_respond('x', residency => 'de', on_error => 'null', allow_degraded => false);
+SELECT error FROM llm_respond('x', residency => ' de, eu,,de', on_error => 'null', allow_degraded => false);
 SELECT step, provider, region, verdict, reason FROM llm_explain('x', residency => 'de');
 RESET llm_failover.residency;
 
@@ -132,6 +133,8 @@ RESET llm_failover.residency;
 -- nothing else is left
 UPDATE llm_provider SET secret = 'nosuchsecret' WHERE name = 'nobody';
 SELECT source, degraded, attempts FROM llm_respond('One. Two is longer. Three ends it.');
+SELECT step, tier, provider, share, verdict, reason FROM llm_explain('x');
+SELECT ok, reason, targets FROM llm_health;
 SELECT llm_complete('One. Two is longer. Three ends it.');
 SELECT llm_complete('Hi', on_error => 'null');
 \echo :LAST_ERROR_SQLSTATE
@@ -144,6 +147,18 @@ UPDATE llm_provider SET secret = NULL;
 -- llm_explain makes no call
 SELECT step, tier, provider, region, model, share, verdict, reason, cost FROM llm_explain('x');
 SELECT step, tier, provider FROM llm_explain(allow_degraded => false);
+SELECT * FROM llm_explain('x', max_tokens => 0);
+\echo :LAST_ERROR_SQLSTATE
+-- in a group, what has no share comes last
+BEGIN;
+INSERT INTO llm_provider(name, dialect, base_url) VALUES ('zero', 'openai', 'http://127.0.0.1:1/v1');
+INSERT INTO llm_region(provider, name, weight) VALUES ('zero', 'a', 0), ('zero', 'b', 1);
+INSERT INTO llm_route(provider, model, position, weight) VALUES ('zero', 'm', 7, 0), ('zero', 'n', 7, 1);
+SELECT step, provider, region, model FROM llm_explain() WHERE provider = 'zero';
+-- an answer is taken to be no longer than it can be
+INSERT INTO llm_model(provider, name, max_output_tokens, input_price, output_price) VALUES ('zero', 'n', 10, 1, 2);
+SELECT region, a.cost, b.cost FROM llm_explain() a JOIN llm_explain(max_tokens => 5) b USING (provider, region, model) WHERE provider = 'zero' AND model = 'n';
+ROLLBACK;
 UPDATE llm_provider SET enabled = false;
 SELECT step, tier, provider, verdict, reason FROM llm_explain('x');
 SELECT * FROM llm_check();
@@ -154,7 +169,26 @@ SELECT * FROM llm_explain('x', 'nosuch');
 SELECT provider, region, model, ok, regexp_replace(error, '\d+ ms', 'n ms') AS error, hint FROM llm_check();
 SELECT * FROM llm_check('nobdy');
 SELECT * FROM llm_check('nobody', 'us');
+SELECT * FROM llm_check(region => 'nowhere');
+\echo :LAST_ERROR_SQLSTATE
 SELECT * FROM llm_check('nobody', 'default', 'other');
+
+-- llm_last() is for those who may act as the role that asked
+CREATE ROLE regress_llm_asker;
+CREATE ROLE regress_llm_other;
+GRANT USAGE ON SCHEMA public TO regress_llm_asker, regress_llm_other;
+SELECT llm_grant_usage('regress_llm_asker');
+SELECT llm_grant_usage('regress_llm_other');
+SET ROLE regress_llm_asker;
+SELECT source FROM llm_respond('One. Two is longer. Three ends it.', 'offline');
+SELECT source FROM llm_last();
+SET ROLE regress_llm_other;
+SELECT source FROM llm_last();
+RESET ROLE;
+SELECT source FROM llm_last();
+SELECT llm_revoke('regress_llm_asker'), llm_revoke('regress_llm_other');
+REVOKE USAGE ON SCHEMA public FROM regress_llm_asker, regress_llm_other;
+DROP ROLE regress_llm_asker, regress_llm_other;
 
 -- the planner asks a model last
 EXPLAIN (COSTS OFF) SELECT 1 FROM generate_series(1, 3) g

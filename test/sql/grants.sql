@@ -22,7 +22,7 @@ SELECT coalesce(p.oid::regprocedure::text, c.oid::regclass::text) AS object, a.p
  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND a.grantee = 0
    AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'llm_failover')
    AND coalesce(p.oid, c.oid) IS NOT NULL;
-SELECT has_schema_privilege('regress_llm_nobody', 'llm', 'USAGE');
+SELECT has_schema_privilege('regress_llm_nobody', 'llm', 'USAGE'), has_type_privilege('regress_llm_nobody', 'llm.llm_response', 'USAGE');
 SET ROLE regress_llm_nobody;
 SELECT llm.llm_complete('hello'); \echo :LAST_ERROR_SQLSTATE
 RESET ROLE;
