@@ -99,8 +99,9 @@ candidate_disabled(const Candidate *candidate)
 
 /*
  * Finds the name nearest to a misspelt one: at most MAX_EDITS edits and half
- * of its length away, the first of equals. NULL when none is near, or what was
- * given is too long to be a name at all.
+ * of its length away, upper and lower case being the same when nothing else
+ * differs; the first of equals. NULL when none is near, or what was given is
+ * too long to be a name at all.
  */
 const char *
 closest_name(const char *given, const char *const *names, int nnames)
@@ -119,6 +120,8 @@ closest_name(const char *given, const char *const *names, int nnames)
 														  names[i], len,
 														  1, 1, 1, limit, true);
 
+		if (pg_strcasecmp(given, names[i]) == 0)
+			edits = 0;
 		if (edits <= limit)
 		{
 			best = names[i];

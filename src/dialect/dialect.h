@@ -3,9 +3,10 @@
  *	  What every provider dialect can do: bytes from structs, structs from
  *	  bytes.
  *
- * Pure functions: no SQL, no network, no clock, no ereport. A new provider is
- * one file and one line in dialect.c. All text is UTF-8; memory is palloc'd in
- * the current context.
+ * Pure functions: no SQL, no network, no clock, no ereport; but interrupts are
+ * served where the work grows faster than the request. A new provider is one
+ * file and one line in dialect.c. All text is UTF-8; memory is palloc'd in the
+ * current context.
  */
 #ifndef LLM_DIALECT_H
 #define LLM_DIALECT_H

@@ -14,6 +14,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+
 #include "common.h"
 
 #define GEMINI_CAPABILITIES \
@@ -112,6 +114,7 @@ called_name(const JsonNode *messages, const JsonNode *answer)
 	for (const JsonNode *message = messages->child; message != answer;
 		 message = message->next)
 	{
+		CHECK_FOR_INTERRUPTS();
 		for (const JsonNode *call = json_at(json_get(message, "tool_calls"), 0);
 			 call; call = call->next)
 			if (strcmp(json_text(json_get(call, "id")), id) == 0)

@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+
 #include "common.h"
 
 #define NLAYERS 3
@@ -82,6 +84,7 @@ params_put(StringInfo out, const ChatRequest *chat, const Endpoint *endpoint,
 			continue;
 		for (JsonNode *param = layers[i]->child; param; param = param->next)
 		{
+			CHECK_FOR_INTERRUPTS(); /* a caller may give a million */
 			if (params_get(chat, endpoint, param->key) != param ||
 				is_taken(taken, param->key) || param_is_forbidden(param->key))
 				continue;
@@ -99,6 +102,7 @@ put_members(StringInfo out, const JsonNode *object, const TakenKeys *taken)
 		return;
 	for (JsonNode *member = object->child; member; member = member->next)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (json_get(object, member->key) != member ||
 			is_taken(taken, member->key))
 			continue;

@@ -112,7 +112,6 @@ resolve_endpoint(Call *call, const Candidate *candidate, Endpoint *endpoint)
 		.region_params = region->params,
 		.route_params = route->params,
 	};
-	attempt_forget_keys(call);
 	if (region->secret)
 	{
 		endpoint->secret = resolve(call, region->secret);
@@ -136,15 +135,19 @@ limits_of(Call *call, const Tier *tier, Usec now)
 	};
 }
 
-/* Wipes the copies of keys that an attempt has made in the scratch context. */
+/*
+ * Frees all that an attempt needed, and wipes its copies of keys. A response
+ * may take ten times its size to read, so no two attempts' are kept.
+ */
 void
-attempt_forget_keys(Call *call)
+attempt_forget(Call *call)
 {
 	ListCell   *lc;
 
 	foreach(lc, call->secrets)
 		explicit_bzero(lfirst(lc), strlen(lfirst(lc)));
 	call->secrets = NIL;
+	MemoryContextReset(call->attempt);
 }
 
 /* Wipes the headers of a request that the transport has a copy of. */
@@ -155,13 +158,9 @@ forget_headers(HttpRequest *request)
 		explicit_bzero(request->headers[i], strlen(request->headers[i]));
 }
 
-/*
- * Sends the request of a call to a candidate. False when that cannot work as
- * it is configured (call->problem), or when the candidate's dialect has no
- * words for the request (call->unsayable).
- */
-bool
-attempt_start(Call *call, const Candidate *candidate, Usec now)
+/* Sends a request; the current context is the attempt's. */
+static bool
+send_request(Call *call, const Candidate *candidate, Usec now)
 {
 	const Provider *provider = candidate->route->provider;
 	Endpoint	endpoint;
@@ -186,6 +185,23 @@ attempt_start(Call *call, const Candidate *candidate, Usec now)
 	pfree(request.body.data);
 	pfree(request.url.data);
 	return true;
+}
+
+/*
+ * Sends the request of a call to a candidate. False when that cannot work as
+ * it is configured (call->problem), or when the candidate's dialect has no
+ * words for the request (call->unsayable).
+ */
+bool
+attempt_start(Call *call, const Candidate *candidate, Usec now)
+{
+	MemoryContext old = MemoryContextSwitchTo(call->attempt);
+	bool		started;
+
+	attempt_forget(call);
+	started = send_request(call, candidate, now);
+	MemoryContextSwitchTo(old);
+	return started;
 }
 
 /* Takes the call's keys out of a text. */

@@ -72,7 +72,9 @@ call_create(const CallSpec *spec, Config *config, MemoryContext parent)
 	callback->func = call_reset_callback;
 	callback->arg = call;
 	MemoryContextRegisterResetCallback(context, callback);
-	call->scratch = AllocSetContextCreate(context, "llm_failover attempts",
+	call->scratch = AllocSetContextCreate(context, "llm_failover route",
+										  ALLOCSET_SMALL_SIZES);
+	call->attempt = AllocSetContextCreate(context, "llm_failover attempt",
 										  ALLOCSET_DEFAULT_SIZES);
 	return call;
 }
@@ -108,7 +110,7 @@ end_call(Call *call, Usec now)
 {
 	call->ended = now;
 	set_state(call, CALL_ENDED);
-	attempt_forget_keys(call);
+	attempt_forget(call);
 	MemoryContextReset(call->scratch);
 	memset(&call->router, 0, sizeof(call->router));
 }
@@ -406,8 +408,8 @@ call_resume(Call *call, Usec now)
 }
 
 /* Adds the price of some tokens. False when the sum is beyond all reason. */
-static bool
-add_price(Picodollars *cost, int64 tokens, Picodollars price)
+bool
+call_add_price(Picodollars *cost, int64 tokens, Picodollars price)
 {
 	int64		added;
 
@@ -438,9 +440,9 @@ add_cost(Call *call, const Reply *reply)
 		return;
 	}
 	if (!is_priced ||
-		!add_price(&call->cost, input, model->input_price) ||
-		!add_price(&call->cost, output, model->output_price) ||
-		!add_price(&call->cost, cached, model->cached_input_price))
+		!call_add_price(&call->cost, input, model->input_price) ||
+		!call_add_price(&call->cost, output, model->output_price) ||
+		!call_add_price(&call->cost, cached, model->cached_input_price))
 		call->cost_known = false;
 }
 
@@ -571,7 +573,7 @@ put_aside(Call *call, OutcomeScope scope)
 void
 call_transfer_ended(Call *call, Usec now)
 {
-	MemoryContext old = MemoryContextSwitchTo(call->scratch);
+	MemoryContext old = MemoryContextSwitchTo(call->attempt);
 	Transfer   *transfer = call->transfer;
 	TransferEnd end = transfer->end;
 	Attempt    *attempt = add_attempt(call, OUTCOME_OK);
@@ -585,8 +587,10 @@ call_transfer_ended(Call *call, Usec now)
 		answer_call(call, attempt, &reply, now);
 	call->transfer = NULL;
 	transport_release(transfer);
+	MemoryContextSwitchTo(call->scratch);
 	if (outcome != OUTCOME_OK)
 	{
+		attempt_forget(call);
 		put_aside(call, outcome_scope(outcome, end));
 		allow_retry(call, outcome, reply.retry_after_ms, now);
 		if (call->spec.only || !may_go_on(call, outcome))

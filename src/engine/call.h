@@ -102,7 +102,8 @@ typedef struct Answer
 typedef struct Call
 {
 	MemoryContext context;		/* the result; outlives the call's end */
-	MemoryContext scratch;		/* requests and trees; gone at the end */
+	MemoryContext scratch;		/* the walk; gone at the end */
+	MemoryContext attempt;		/* request, keys and reply of one attempt */
 	CallSpec	spec;
 	Config	   *config;			/* pinned */
 	CallState	state;
@@ -148,6 +149,8 @@ extern void call_resume(Call *call, Usec now);
 extern void call_transfer_ended(Call *call, Usec now);
 extern void call_local_done(Call *call, const LocalAnswer *local, Usec now);
 extern void call_abandon(Call *call);
+extern bool call_add_price(Picodollars *cost, int64 tokens,
+						   Picodollars price);
 extern void call_free(Call *call);
 
 /* Answers for a builtin model: the driver's local work. */
@@ -158,7 +161,7 @@ extern void calls_run(Call **calls, int ncalls, LocalWork work);
 
 /* attempt.c: one try at one target */
 extern bool attempt_start(Call *call, const Candidate *candidate, Usec now);
-extern void attempt_forget_keys(Call *call);
+extern void attempt_forget(Call *call);
 extern bool call_misconfigured(Call *call, const char *problem,
 							   const char *hint);
 extern Outcome attempt_read(Call *call, Attempt *attempt, Reply *reply);

@@ -59,9 +59,9 @@ estimate_cost(const Explanation *explanation, const Candidate *candidate,
 		return false;
 	if (model->max_output_tokens > 0)
 		output_tokens = Min(output_tokens, model->max_output_tokens);
-	*cost = explanation->input_tokens * model->input_price +
-		output_tokens * model->output_price;
-	return true;
+	return call_add_price(cost, explanation->input_tokens,
+						  model->input_price) &&
+		call_add_price(cost, output_tokens, model->output_price);
 }
 
 /* Adds a candidate's row. */

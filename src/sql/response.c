@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -38,6 +39,28 @@ typedef enum ResponseField
 } ResponseField;
 
 #define RESPONSE_FIELDS (RESPONSE_ERROR_CODE + 1)
+
+/* Their types: what ALTER TYPE has made another of is not filled. */
+static const Oid response_types[RESPONSE_FIELDS] = {
+	[RESPONSE_ANSWER] = TEXTOID,
+	[RESPONSE_MESSAGE] = JSONBOID,
+	[RESPONSE_FINISH_REASON] = TEXTOID,
+	[RESPONSE_TIER] = TEXTOID,
+	[RESPONSE_PROVIDER] = TEXTOID,
+	[RESPONSE_REGION] = TEXTOID,
+	[RESPONSE_MODEL] = TEXTOID,
+	[RESPONSE_SOURCE] = TEXTOID,
+	[RESPONSE_DEGRADED] = BOOLOID,
+	[RESPONSE_ATTEMPTS] = INT4OID,
+	[RESPONSE_TRACE] = JSONBOID,
+	[RESPONSE_INPUT_TOKENS] = INT4OID,
+	[RESPONSE_OUTPUT_TOKENS] = INT4OID,
+	[RESPONSE_CACHED_TOKENS] = INT4OID,
+	[RESPONSE_COST] = NUMERICOID,
+	[RESPONSE_LATENCY] = INTERVALOID,
+	[RESPONSE_ERROR] = TEXTOID,
+	[RESPONSE_ERROR_CODE] = TEXTOID,
+};
 
 typedef struct Row
 {
@@ -204,6 +227,18 @@ fill_answer(Row *row, const Answer *answer)
 	set_tokens(row, RESPONSE_CACHED_TOKENS, answer->cached_tokens);
 }
 
+/* Says whether a row type is the llm_response that we know. */
+static bool
+is_llm_response(TupleDesc desc)
+{
+	if (desc->natts != RESPONSE_FIELDS)
+		return false;
+	for (int i = 0; i < RESPONSE_FIELDS; i++)
+		if (TupleDescAttr(desc, i)->atttypid != response_types[i])
+			return false;
+	return true;
+}
+
 /* Returns an ended call as a value of the function's result type. */
 Datum
 response_datum(FunctionCallInfo fcinfo, const EndedCall *result)
@@ -214,7 +249,7 @@ response_datum(FunctionCallInfo fcinfo, const EndedCall *result)
 	Row			row;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
-		desc->natts != RESPONSE_FIELDS)
+		!is_llm_response(desc))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("type llm_response is of another version than the library"),

@@ -164,6 +164,7 @@ SELECT step, tier, provider, verdict, reason FROM llm_explain('x');
 SELECT * FROM llm_check();
 UPDATE llm_provider SET enabled = true;
 SELECT * FROM llm_explain('x', 'nosuch');
+SELECT * FROM llm_explain('x', 'DEFAULT');
 
 -- llm_check says what to do
 SELECT provider, region, model, ok, regexp_replace(error, '\d+ ms', 'n ms') AS error, hint FROM llm_check();

@@ -142,6 +142,7 @@ my @numbers = (
 	[ auth => 401 ],
 	[ permission => 403 ],
 	[ model_gone => 404, 410 ],
+	[ network => 407 ],
 	[ content_filter => 498 ],
 	[ bad_request => 400, 405, 406, 413, 415, 418, 422, 431, 451 ],
 	[ throttled => 429 ],

@@ -19,8 +19,12 @@ my %dialect = (env => 'azure', file => 'anthropic', stored => 'openai', header =
 my @kinds = sort keys %dialect;
 
 # Keys with all that a text may be quoted for.
-my %key = map { $_ => "sk-$_-" . 'Zq7/' . (join '', map { chr(65 + (7 * $_) % 26) } 1 .. 12)
-	  . '+"\\<&>=' . "-$_-T9x2Lw8Rk5Vp3Ns" } @kinds, 'extra', 'region';
+my %key = map {
+		$_ => "sk-$_-" . 'Zq7/'
+	  . (join '', map { chr(65 + (7 * $_) % 26) } 1 .. 12)
+	  . '+"\\<&>='
+	  . "-$_-T9x2Lw8Rk5Vp3Ns"
+} @kinds, 'extra', 'region';
 
 my $sim = LlmSim->new(listeners => [@kinds]);
 my $node = llm_node('main', env => { LLM_KEY => $key{env}, LLM_EXTRA => $key{extra} });
@@ -41,14 +45,20 @@ replace_file('region', $key{region});
 foreach my $kind (@kinds)
 {
 	add_tier($node, $kind, max_attempts => 1);
-	add_provider($node, $sim, $kind, dialect => $dialect{$kind}, key => undef, tier => $kind);
+	add_provider(
+		$node, $sim, $kind,
+		dialect => $dialect{$kind},
+		key => undef,
+		tier => $kind);
 }
 add_tier($node, 'all');
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 SET client_min_messages = warning;
 INSERT INTO llm_route(tier, provider, model, position) SELECT 'all', name, 'm-' || name,
 	array_position('{env,file,header,stored}'::text[], name) FROM llm_provider;
-INSERT INTO llm_secret VALUES ('stored', } . quote_sql($key{stored}) . qq{), ('header', } . quote_sql($key{header}) . qq{);
+INSERT INTO llm_secret VALUES ('stored', }
+	  . quote_sql($key{stored}) . qq{), ('header', } . quote_sql($key{header}) . qq{);
 UPDATE llm_provider SET secret = 'env:LLM_KEY', headers = '{"X-Extra": "env:LLM_EXTRA"}' WHERE name = 'env';
 UPDATE llm_provider SET secret = 'file:$tmp/key' WHERE name = 'file';
 UPDATE llm_provider SET secret = 'stored' WHERE name = 'stored';
@@ -57,7 +67,8 @@ UPDATE llm_provider SET headers = '{"x-goog-api-key": "secret:header"}' WHERE na
 $sim->set('header', keys => 'optional');
 
 # From here on the server tells all that it can.
-$node->append_conf('postgresql.conf', q{
+$node->append_conf(
+	'postgresql.conf', q{
 log_statement = all
 log_min_messages = debug5
 log_min_error_statement = debug5
@@ -110,7 +121,8 @@ sub pieces
 		foreach my $spelling (sort keys %spelt)
 		{
 			my $width = $spelling =~ /escapes|numeric/ ? 60 : 12;
-			$piece{ substr($spelt{$spelling}, $_, $width) } = 1 foreach 0 .. length($spelt{$spelling}) - $width;
+			$piece{ substr($spelt{$spelling}, $_, $width) } = 1
+			  foreach 0 .. length($spelt{$spelling}) - $width;
 		}
 	}
 	my $pattern = join '|', map { quotemeta } sort keys %piece;
@@ -151,7 +163,11 @@ foreach my $kind (@kinds)
 sub keys_at
 {
 	my ($listener) = @_;
-	my $log = join "\n", map { $_->{target}, $_->{body} // '', map { @$_ } @{ $_->{header_list} } } $sim->log($listener);
+	my $log = join "\n", map {
+		$_->{target}, $_->{body} // '',
+		  map { @$_ }
+		  @{ $_->{header_list} }
+	} $sim->log($listener);
 	return join ' ', grep { index($log, $key{$_}) >= 0 } sort keys %key;
 }
 is(keys_at('env'), 'env extra', 'env: and the header from the environment');
@@ -160,16 +176,22 @@ is(keys_at('stored'), 'stored', 'llm_secret');
 is(keys_at('header'), 'header', 'secret: in a header');
 
 # Failing over takes no key along, nor does a redirect.
-$sim->behave({ template => 'overloaded' }, listener => $_, times => 1) foreach 'env', 'file';
-$sim->behave({ redirect => $sim->url('stored', '/v1/chat/completions'), status => 307 }, listener => 'header', times => 1);
-is(ask("SELECT provider, attempts FROM llm_respond('Hello', 'all')")->{out}, 'stored|4', 'the fourth one answers');
+$sim->behave({ template => 'overloaded' }, listener => $_, times => 1)
+  foreach 'env', 'file';
+$sim->behave(
+	{ redirect => $sim->url('stored', '/v1/chat/completions'), status => 307 },
+	listener => 'header',
+	times => 1);
+is(ask("SELECT provider, attempts FROM llm_respond('Hello', 'all')")->{out},
+	'stored|4', 'the fourth one answers');
 is(keys_at('env'), 'env extra', 'failover: env has only its own');
 is(keys_at('file'), 'file', 'failover: file');
 is(keys_at('header'), 'header', 'failover: header');
 is(keys_at('stored'), 'stored', 'failover: stored');
 
 # A region's key in the place of the provider's.
-ask("BEGIN; INSERT INTO llm_region(provider, name, secret) VALUES ('file', 'eu', 'file:$tmp/region')");
+ask("BEGIN; INSERT INTO llm_region(provider, name, secret) VALUES ('file', 'eu', 'file:$tmp/region')"
+);
 my $since = ($sim->log('file'))[-1]{id};
 ask("SELECT llm_complete('Hello', 'file')");
 ask('ROLLBACK');
@@ -189,16 +211,21 @@ like(is_hushed('file', 'the old key'), qr/401 auth/, 'is refused');
 replace_file('key', $key{file});
 is(ask("SELECT llm_complete('Hello', 'file')")->{sqlstate}, undef, 'a file is read again');
 like(is_hushed('stored', 'the old key'), qr/401 auth/, 'is refused');
-$node->safe_psql('postgres', 'SET log_statement = none; SET log_min_error_statement = panic; SET log_min_messages = panic;'
+$node->safe_psql('postgres',
+	'SET log_statement = none; SET log_min_error_statement = panic; SET log_min_messages = panic;'
 	  . ' SET debug_print_plan = off; SET log_duration = off;'
-	  . " SELECT 1; UPDATE llm_secret SET value = " . quote_sql($key{stored}) . " WHERE name = 'stored'");
-is(ask("SELECT llm_complete('Hello', 'stored')")->{sqlstate}, undef, 'a new value is seen at once');
+	  . " SELECT 1; UPDATE llm_secret SET value = "
+	  . quote_sql($key{stored})
+	  . " WHERE name = 'stored'");
+is(ask("SELECT llm_complete('Hello', 'stored')")->{sqlstate},
+	undef, 'a new value is seen at once');
 replace_file('key', $old{file});
 like(is_hushed('file', 'the old file'), qr/401 auth/, 'is refused');
 %key = (%key, map { ("old_$_" => $old{$_}) } keys %old);
 $pieces = undef;
 replace_file('key', "$key{file}\r\n");
-is(ask("SELECT llm_complete('Hello', 'file')")->{sqlstate}, undef, 'a line end is none of the key');
+is(ask("SELECT llm_complete('Hello', 'file')")->{sqlstate},
+	undef, 'a line end is none of the key');
 
 # --- 3. A key that cannot be had puts its candidate out, and says why.
 
@@ -206,11 +233,22 @@ my %broken = (
 	missing => [ sub { unlink "$tmp/key" }, qr/could not read ".*key": No such file/ ],
 	empty => [ sub { replace_file('key', '') }, qr/file ".*key" is empty/ ],
 	blank => [ sub { replace_file('key', " \n\n") }, qr/file ".*key" is empty/ ],
-	'of two lines' => [ sub { replace_file('key', "$key{file}\n$key{file}\n") }, qr/file ".*key" contains control characters/ ],
-	'too large' => [ sub { replace_file('key', 'k' x 65537) }, qr/could not read ".*key": larger than 64 kB/ ],
-	'a directory' => [ sub { mkdir "$tmp/key" }, qr/could not read ".*key": not a regular file/ ],
-	'a FIFO' => [ sub { mkfifo("$tmp/key", 0600) }, qr/could not read ".*key": not a regular file/ ]);
-$broken{unreadable} = [ sub { replace_file('key', $key{file}); chmod 0, "$tmp/key" }, qr/could not read ".*key": Permission denied/ ]
+	'of two lines' => [
+		sub { replace_file('key', "$key{file}\n$key{file}\n") },
+		qr/file ".*key" contains control characters/
+	],
+	'too large' => [
+		sub { replace_file('key', 'k' x 65537) },
+		qr/could not read ".*key": larger than 64 kB/
+	],
+	'a directory' =>
+	  [ sub { mkdir "$tmp/key" }, qr/could not read ".*key": not a regular file/ ],
+	'a FIFO' =>
+	  [ sub { mkfifo("$tmp/key", 0600) }, qr/could not read ".*key": not a regular file/ ]);
+$broken{unreadable} = [
+	sub { replace_file('key', $key{file}); chmod 0, "$tmp/key" },
+	qr/could not read ".*key": Permission denied/
+  ]
   if $> != 0;
 foreach my $name (sort keys %broken)
 {
@@ -225,7 +263,8 @@ foreach my $name (sort keys %broken)
 	cmp_ok(time - $began, '<', 5, 'at once');
 	is($sim->count('file'), $requests, 'nothing was sent');
 	$sim->behave({ status => 503 }, listener => 'env', times => 1);
-	is(ask("SELECT provider, attempts FROM llm_respond('Hello', 'all')")->{out}, 'header|2', 'the next one answers');
+	is(ask("SELECT provider, attempts FROM llm_respond('Hello', 'all')")->{out},
+		'header|2', 'the next one answers');
 	my $check = ask("SELECT ok, error FROM llm_check('file')")->{out};
 	like($check, $reason, 'llm_check() says so');
 	like($check, qr/^f/, 'and that it is not ok');
@@ -238,33 +277,81 @@ is(ask("SELECT llm_complete('Hello', 'file')")->{sqlstate}, undef, 'set right');
 
 # Each way to say it, of a key in some spelling: a behaviour.
 my %saying = (
-	'in an error' => sub { { status => 500, json => { error => { message => "bad key $_[0] given", type => 'x', code => 'y' } } } },
-	'in code, type and param' => sub { { status => 400, json => { error => { message => 'no', type => $_[0], code => $_[0], param => $_[0] } } } },
+	'in an error' => sub {
+		{
+			status => 500,
+			json =>
+			  { error => { message => "bad key $_[0] given", type => 'x', code => 'y' } }
+		}
+	},
+	'in code, type and param' => sub {
+		{
+			status => 400,
+			json => {
+				error => { message => 'no', type => $_[0], code => $_[0], param => $_[0] }
+			}
+		}
+	},
 	'in an error of words' => sub { { status => 401, json => { error => "key $_[0]" } } },
-	'in detail' => sub { { status => 422, json => { detail => [ { msg => "key $_[0]", loc => [] } ] } } },
+	'in detail' =>
+	  sub { { status => 422, json => { detail => [ { msg => "key $_[0]", loc => [] } ] } } }
+	,
 	'in an error with 200' => sub { { json => { error => { message => "key $_[0]" } } } },
-	'in HTML' => sub { { status => 502, body => "<html><h1>502</h1>Authorization: Bearer $_[0]</html>" } },
+	'in HTML' => sub {
+		{ status => 502, body => "<html><h1>502</h1>Authorization: Bearer $_[0]</html>" }
+	},
 	'in words' => sub { { body => "Your request with $_[0] failed" } },
 	'alone' => sub { { status => 403, body => $_[0] } },
-	'in a stream' => sub { { body => "event: error\ndata: {\"error\":{\"message\":\"$_[0]\"}}\n\n" } },
-	'in half a body' => sub { { transfer => 'close', body => "{\"error\":{\"message\":\"key $_[0] is" } },
-	'in headers' => sub { my $k = $_[0] =~ s/[^\x20-\x7e]//gr; { status => 500, headers => { 'x-request-id' => $k, 'request-id' => $k, 'apim-request-id' => $k,
-				'retry-after' => $k, 'Location' => $k, 'Content-Type' => $k } } },
-	'in a status line' => sub { { raw => "HTTP/1.1 500 $_[0]\r\nContent-Length: 0\r\n\r\n" } },
+	'in a stream' =>
+	  sub { { body => "event: error\ndata: {\"error\":{\"message\":\"$_[0]\"}}\n\n" } },
+	'in half a body' =>
+	  sub { { transfer => 'close', body => "{\"error\":{\"message\":\"key $_[0] is" } },
+	'in headers' => sub {
+		my $k = $_[0] =~ s/[^\x20-\x7e]//gr;
+		{
+			status => 500,
+			headers => {
+				'x-request-id' => $k,
+				'request-id' => $k,
+				'apim-request-id' => $k,
+				'retry-after' => $k,
+				'Location' => $k,
+				'Content-Type' => $k
+			}
+		};
+	},
+	'in a status line' =>
+	  sub { { raw => "HTTP/1.1 500 $_[0]\r\nContent-Length: 0\r\n\r\n" } },
 	'in another protocol' => sub { { raw => "$_[0]\r\n$_[0]\r\n" } },
-	'in an encoding' => sub { { raw => "HTTP/1.1 200 OK\r\nContent-Encoding: $_[0]\r\nContent-Length: 2\r\n\r\n{}" } },
+	'in an encoding' => sub {
+		{ raw =>
+			  "HTTP/1.1 200 OK\r\nContent-Encoding: $_[0]\r\nContent-Length: 2\r\n\r\n{}" }
+	},
 	'in a version' => sub { { raw => "HTTP/$_[0] 200 OK\r\n\r\n{}" } },
-	'in a length' => sub { { raw => "HTTP/1.1 200 OK\r\nContent-Length: -$_[0]\r\n\r\n{}" } },
-	'behind many others' => sub { { status => 500, json => { error => { message => "$_[0] " x 100, metadata => { raw => "$_[0] " x 100 } } } } });
+	'in a length' =>
+	  sub { { raw => "HTTP/1.1 200 OK\r\nContent-Length: -$_[0]\r\n\r\n{}" } },
+	'behind many others' => sub {
+		{
+			status => 500,
+			json => {
+				error =>
+				  { message => "$_[0] " x 100, metadata => { raw => "$_[0] " x 100 } }
+			}
+		}
+	});
 foreach my $kind (@kinds)
 {
 	my %spelt = spellings($key{$kind});
 	foreach my $saying (sort keys %saying)
 	{
-		foreach my $spelling ($kind eq 'stored' || $saying eq 'in words' ? sort keys %spelt : ('plain', 'json'))
+		foreach my $spelling ($kind eq 'stored'
+			|| $saying eq 'in words' ? sort keys %spelt : ('plain', 'json'))
 		{
 			next if $saying eq 'in headers' && $spelling ne 'plain';
-			$sim->behave($saying{$saying}->($spelt{$spelling}), listener => $kind, times => 1);
+			$sim->behave(
+				$saying{$saying}->($spelt{$spelling}),
+				listener => $kind,
+				times => 1);
 			is_hushed($kind, "$kind, $saying, $spelling");
 			$sim->clear;
 		}
@@ -282,13 +369,31 @@ foreach my $limit (200, 500, 2000, 100)
 		my $lead = 'x' x ($limit - $inside - 1) . ' ';
 		my @ways = (
 			[ 'plain', { status => 500, body => "$lead$key{stored} and more" } ],
-			[ 'JSON', { status => 500, json => { error => { message => "$lead$key{stored} and more", type => "$lead$key{stored}" } } } ],
+			[
+				'JSON',
+				{
+					status => 500,
+					json => {
+						error => {
+							message => "$lead$key{stored} and more",
+							type => "$lead$key{stored}"
+						}
+					}
+				}
+			],
 			[ 'no answer', { body => "$lead$key{stored} and more" } ],
-			[ 'header', { status => 500, headers => { 'x-request-id' => "$lead$key{stored} and more" } } ]);
+			[
+				'header',
+				{
+					status => 500,
+					headers => { 'x-request-id' => "$lead$key{stored} and more" }
+				}
+			]);
 		foreach my $way (@ways)
 		{
 			$sim->behave($way->[1], listener => 'stored', times => 1);
-			my $text = is_hushed('stored', "$way->[0], cut at $limit, $inside bytes within the key");
+			my $text =
+			  is_hushed('stored', "$way->[0], cut at $limit, $inside bytes within the key");
 			unlike($text, qr/x sk-stored-/, 'nor its beginning') if $inside < 12;
 		}
 	}
@@ -297,20 +402,27 @@ foreach my $limit (200, 500, 2000, 100)
 # A model of the provider's choosing, in an answer that is good.
 $sim->behave({ model => $key{stored} }, listener => 'stored', times => 1);
 ask("SELECT * FROM llm_respond('Hello', 'stored')");
-$sim->behave({ template => 'echoed_key' }, listener => $_, times => 1), is_hushed($_, "$_ echoes the key")
+$sim->behave({ template => 'echoed_key' }, listener => $_, times => 1),
+  is_hushed($_, "$_ echoes the key")
   foreach @kinds;
 
 # --- 5. Nothing is left anywhere.
 
 $sim->behave({ template => 'echoed_key' }, listener => 'all');
-ask($_) foreach 'SELECT * FROM llm_check()', 'SELECT * FROM llm_routing', 'SELECT * FROM llm_health',
-  "SELECT * FROM llm_explain('Hello', 'all')", 'SELECT * FROM llm_last()', 'SELECT * FROM pg_stat_activity',
-  'TABLE llm_provider', 'TABLE llm_region', 'SELECT name FROM llm_secret', 'ANALYZE', 'SELECT * FROM pg_stats',
+ask($_)
+  foreach 'SELECT * FROM llm_check()', 'SELECT * FROM llm_routing',
+  'SELECT * FROM llm_health',
+  "SELECT * FROM llm_explain('Hello', 'all')", 'SELECT * FROM llm_last()',
+  'SELECT * FROM pg_stat_activity',
+  'TABLE llm_provider', 'TABLE llm_region', 'SELECT name FROM llm_secret', 'ANALYZE',
+  'SELECT * FROM pg_stats',
   "SELECT * FROM pg_settings WHERE name LIKE 'llm%'";
 ask("INSERT INTO llm_secret VALUES ('stored', 'x')");
 ask("INSERT INTO llm_secret VALUES ('Bad Name', 'y')");
-ask("UPDATE llm_provider SET secret = value FROM llm_secret s WHERE s.name = 'stored' AND llm_provider.name = 'stored'");
-ask("UPDATE llm_provider SET headers = jsonb_build_object('authorization', value) FROM llm_secret s WHERE s.name = 'stored'");
+ask("UPDATE llm_provider SET secret = value FROM llm_secret s WHERE s.name = 'stored' AND llm_provider.name = 'stored'"
+);
+ask("UPDATE llm_provider SET headers = jsonb_build_object('authorization', value) FROM llm_secret s WHERE s.name = 'stored'"
+);
 ask("UPDATE llm_secret SET value = value || E'\\n' WHERE name = 'stored'");
 ask("UPDATE llm_secret SET name = upper(name)");
 ask("UPDATE llm_secret SET value = 'env:' || value");

@@ -26,8 +26,10 @@ my $has_http2 = `nginx -V 2>&1` =~ /http_v2_module/;
 my $tmp = PostgreSQL::Test::Utils::tempdir_short;
 my $sim = LlmSim->new(listeners => [ 'up', 's:https' ]);
 my $certs = dirname($sim->ca_file);
-my %port = map { $_ => PostgreSQL::Test::Cluster::get_free_port() } qw(h1 h2 h1_brief h2_brief h1_once h2_once inner dead python);
-my $answer = '{"id":"x","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,'
+my %port = map { $_ => PostgreSQL::Test::Cluster::get_free_port() }
+  qw(h1 h2 h1_brief h2_brief h1_once h2_once inner dead python);
+my $answer =
+	'{"id":"x","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,'
   . '"message":{"role":"assistant","content":"from nginx"},"finish_reason":"stop"}],'
   . '"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}';
 my $large = $answer =~ s/from nginx/'nginx ' x 100_000/er;
@@ -111,11 +113,15 @@ END
 sub start_nginx
 {
 	open(my $log, '>>', "$tmp/nginx.log") or die "open: $!";
-	$nginx = open3(my $in, '>&' . fileno($log), undef, 'nginx', '-p', $tmp, '-e', "$tmp/error.log", '-c', "$tmp/nginx.conf");
+	$nginx = open3(
+		my $in, '>&' . fileno($log), undef, 'nginx',
+		'-p', $tmp, '-e', "$tmp/error.log",
+		'-c', "$tmp/nginx.conf");
 	my $until = time + 30;
 	until (IO::Socket::INET->new(PeerAddr => "127.0.0.1:$port{h1}"))
 	{
-		die 'nginx does not start: ' . slurp_file("$tmp/nginx.log") if time > $until || waitpid($nginx, WNOHANG) != 0;
+		die 'nginx does not start: ' . slurp_file("$tmp/nginx.log")
+		  if time > $until || waitpid($nginx, WNOHANG) != 0;
 		sleep 0.02;
 	}
 	return;
@@ -140,6 +146,7 @@ sub worker_exits
 # status, path]. It is written a moment after the answer, so a number to wait
 # for is given.
 my $lines_seen = 0;
+
 sub accessed
 {
 	my ($n) = @_;
@@ -162,7 +169,8 @@ sub connections
 configure_nginx();
 start_nginx();
 my $node = llm_node('main');
-$node->safe_psql('postgres', "ALTER SYSTEM SET llm_failover.ca_file = '" . $sim->ca_file . "'");
+$node->safe_psql('postgres',
+	"ALTER SYSTEM SET llm_failover.ca_file = '" . $sim->ca_file . "'");
 $node->reload;
 my $session = llm_session($node);
 
@@ -175,7 +183,8 @@ sub base_url
 }
 
 # A tier for each place: the path of nginx, by either protocol.
-my @places = qw(plain gzip large large_gzip brief once upstream early dead small refused moved dropped);
+my @places =
+  qw(plain gzip large large_gzip brief once upstream early dead small refused moved dropped);
 foreach my $protocol ('h1', 'h2')
 {
 	foreach my $place (@places)
@@ -183,7 +192,8 @@ foreach my $protocol ('h1', 'h2')
 		my $name = "$protocol-$place";
 		my $url = base_url($protocol, $place);
 		add_tier($node, $name, max_attempts => 1);
-		$node->safe_psql('postgres', "SET client_min_messages = warning;
+		$node->safe_psql(
+			'postgres', "SET client_min_messages = warning;
 			INSERT INTO llm_secret VALUES ('${protocol}_$place', 'sk-$name');
 			INSERT INTO llm_provider(name, dialect, base_url, secret) VALUES ('$name', 'openai', '$url', '${protocol}_$place');
 			INSERT INTO llm_route(tier, provider, model) VALUES ('$name', '$name', 'm')");
@@ -195,7 +205,8 @@ sub ask
 {
 	my ($tier, $calls, $prompt) = @_;
 	$prompt //= "'Hello ' || i";
-	my $r = $session->run("SELECT concat_ws(' ', count(r.answer), sum(r.attempts), min(left(r.answer, 10)), min(length(r.answer)))"
+	my $r = $session->run(
+		"SELECT concat_ws(' ', count(r.answer), sum(r.attempts), min(left(r.answer, 10)), min(length(r.answer)))"
 		  . " FROM generate_series(1, $calls) i, llm_respond($prompt, '$tier') r");
 	return $r->{out} || $r->{err};
 }
@@ -205,7 +216,9 @@ sub is_failed
 {
 	my ($tier, $outcome, $status, $reason, $prompt) = @_;
 	$prompt //= "'Hello'";
-	my $r = $session->run("SELECT trace -> 0 FROM llm_respond($prompt, '$tier', on_error => 'null', allow_degraded => false)");
+	my $r = $session->run(
+		"SELECT trace -> 0 FROM llm_respond($prompt, '$tier', on_error => 'null', allow_degraded => false)"
+	);
 	my $attempt = decode_json($r->{out} || '{}');
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -233,26 +246,42 @@ foreach my $protocol ('h1', 'h2')
 		is(connections(@lines), 1, 'over one connection');
 		is(ask("$protocol-gzip", 2), '2 2 from nginx 10', "$protocol: gzip, chunked");
 		is(ask("$protocol-large", 2), '2 2 nginx ngin 600000', "$protocol: a large answer");
-		is(ask("$protocol-large_gzip", 2), '2 2 nginx ngin 600000', "$protocol: a large one, gzip");
+		is( ask("$protocol-large_gzip", 2),
+			'2 2 nginx ngin 600000',
+			"$protocol: a large one, gzip");
 		is(connections(@lines, accessed(6)), 1, 'over the same connection');
-		is(ask("$protocol-early", 1, "repeat('Hello world. ', 800000)"), '1 1 from nginx 10', "$protocol: a prompt of 10 MB that nobody reads");
-		is(ask("$protocol-plain", 1, "repeat('Hello world. ', 800000)"), '1 1 from nginx 10', "$protocol: one that is read");
+		is( ask("$protocol-early", 1, "repeat('Hello world. ', 800000)"),
+			'1 1 from nginx 10',
+			"$protocol: a prompt of 10 MB that nobody reads");
+		is( ask("$protocol-plain", 1, "repeat('Hello world. ', 800000)"),
+			'1 1 from nginx 10',
+			"$protocol: one that is read");
 		is(ask("$protocol-plain", 2), '2 2 from nginx 10', "$protocol: and afterwards");
 		accessed(4);
 
 		# nginx ends connections as it likes
-		is(ask("$protocol-brief", 10), '10 10 from nginx 10', "$protocol: three requests a connection");
+		is( ask("$protocol-brief", 10),
+			'10 10 from nginx 10',
+			"$protocol: three requests a connection");
 		@lines = accessed(10);
 		cmp_ok(connections(@lines), '>=', 3, 'several connections');
 		sleep 1.3;
-		is(ask("$protocol-brief", 1), '1 1 from nginx 10', "$protocol: idle for longer than nginx waits");
+		is( ask("$protocol-brief", 1),
+			'1 1 from nginx 10',
+			"$protocol: idle for longer than nginx waits");
 		is(ask("$protocol-once", 4), '4 4 from nginx 10', "$protocol: no keep-alive");
 		accessed(5);
 
 		# a server in front of another
-		is(ask("$protocol-upstream", 3), '3 3 up/m: Hell 13', "$protocol: a provider behind nginx");
-		is(ask("$protocol-upstream", 1, "repeat('Hello ', 100000)"), '1 1 up/m: Hell 600006', "$protocol: much text both ways");
-		is($sim->last_request('up')->{headers}{authorization}, "Bearer sk-$protocol-upstream", 'the key gets through');
+		is( ask("$protocol-upstream", 3),
+			'3 3 up/m: Hell 13',
+			"$protocol: a provider behind nginx");
+		is( ask("$protocol-upstream", 1, "repeat('Hello ', 100000)"),
+			'1 1 up/m: Hell 600006',
+			"$protocol: much text both ways");
+		is( $sim->last_request('up')->{headers}{authorization},
+			"Bearer sk-$protocol-upstream",
+			'the key gets through');
 		$sim->behave({ template => 'rate_limit' }, listener => 'up', times => 1);
 		is_failed("$protocol-upstream", 'throttled', 429, qr/./);
 		$sim->behave({ hang => \1 }, listener => 'up', times => 1);
@@ -262,8 +291,14 @@ foreach my $protocol ('h1', 'h2')
 		$sim->behave({ reset => 'request' }, listener => 'up', times => 1);
 		is_failed("$protocol-upstream", 'server', 502, qr/502 Bad Gateway/);
 		is_failed("$protocol-dead", 'server', 502, qr/502 Bad Gateway/);
-		is_failed("$protocol-small", 'bad_request', 413, qr/413 Request Entity Too Large/, "repeat('Hello ', 1000)");
-		is_failed("$protocol-small", 'bad_request', 413, qr/413 Request Entity Too Large/, "repeat('Hello ', 1000000)");
+		is_failed(
+			"$protocol-small", 'bad_request', 413,
+			qr/413 Request Entity Too Large/,
+			"repeat('Hello ', 1000)");
+		is_failed(
+			"$protocol-small", 'bad_request', 413,
+			qr/413 Request Entity Too Large/,
+			"repeat('Hello ', 1000000)");
 		is_failed("$protocol-refused", 'permission', 403, qr/403 Forbidden/);
 		is_failed("$protocol-moved", 'invalid_output', 301, qr/301 Moved/);
 		is_failed("$protocol-dropped", 'network', undef, qr/./);
@@ -276,7 +311,9 @@ foreach my $protocol ('h1', 'h2')
 		is(ask("$protocol-plain", 2), '2 2 from nginx 10', "$protocol: started again");
 		my $exits = worker_exits();
 		kill 'HUP', $nginx;
-		is(ask("$protocol-plain", 50), '50 50 from nginx 10', "$protocol: while its configuration is read again");
+		is( ask("$protocol-plain", 50),
+			'50 50 from nginx 10',
+			"$protocol: while its configuration is read again");
 		my $until = time + 30;
 		sleep 0.02 until worker_exits() > $exits || time > $until;
 		is(ask("$protocol-plain", 2), '2 2 from nginx 10', "$protocol: by the new worker");
@@ -285,15 +322,21 @@ foreach my $protocol ('h1', 'h2')
 
 # Many targets at once.
 my @good = qw(plain gzip large large_gzip brief once upstream);
-$node->safe_psql('postgres', "UPDATE llm_provider SET enabled = regexp_replace(name, '^h[12]-', '') IN ('" . join("', '", @good) . "')");
+$node->safe_psql('postgres',
+		"UPDATE llm_provider SET enabled = regexp_replace(name, '^h[12]-', '') IN ('"
+	  . join("', '", @good)
+	  . "')");
 accessed(0);
 foreach my $time ('first', 'second')
 {
-	is($session->run('SELECT count(*), count(*) FILTER (WHERE ok) FROM llm_check()')->{out},
-		2 * @good . '|' . 2 * @good, "llm_check() of all targets at once, the $time time");
+	is( $session->run('SELECT count(*), count(*) FILTER (WHERE ok) FROM llm_check()')
+		  ->{out},
+		2 * @good . '|' . 2 * @good,
+		"llm_check() of all targets at once, the $time time");
 }
 my @lines = accessed(4 * @good);
-is(scalar(grep { $_->[0] eq 'HTTP/2.0' } @lines), 2 * @good, 'half of them by HTTP/2') if $has_http2;
+is(scalar(grep { $_->[0] eq 'HTTP/2.0' } @lines), 2 * @good, 'half of them by HTTP/2')
+  if $has_http2;
 my (%seen, @new);
 foreach my $line (grep { $_->[3] !~ /brief|once/ } @lines)
 {
@@ -318,17 +361,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 END
-my $python = open3(my $in, '>&STDERR', undef, $ENV{PYTHON} // 'python3', '-c', $server, $port{python}, $answer);
-sleep 0.02 until IO::Socket::INET->new(PeerAddr => "127.0.0.1:$port{python}") || waitpid($python, WNOHANG) != 0;
+my $python = open3(my $in, '>&STDERR', undef, $ENV{PYTHON} // 'python3',
+	'-c', $server, $port{python}, $answer);
+sleep 0.02
+  until IO::Socket::INET->new(PeerAddr => "127.0.0.1:$port{python}")
+  || waitpid($python, WNOHANG) != 0;
 foreach my $path ('v1', 'v2')
 {
 	add_tier($node, "python-$path", max_attempts => 1);
-	$node->safe_psql('postgres', "SET client_min_messages = warning;
+	$node->safe_psql(
+		'postgres', "SET client_min_messages = warning;
 		INSERT INTO llm_provider(name, dialect, base_url) VALUES ('python-$path', 'openai', 'http://127.0.0.1:$port{python}/$path');
-		INSERT INTO llm_route(tier, provider, model) VALUES ('python-$path', 'python-$path', 'm')");
+		INSERT INTO llm_route(tier, provider, model) VALUES ('python-$path', 'python-$path', 'm')"
+	);
 }
 is(ask('python-v1', 5), '5 5 from nginx 10', 'http.server: five calls');
-is(ask('python-v1', 1, "repeat('Hello ', 1000000)"), '1 1 from nginx 10', 'http.server: a large prompt');
+is( ask('python-v1', 1, "repeat('Hello ', 1000000)"),
+	'1 1 from nginx 10',
+	'http.server: a large prompt');
 is_failed('python-v2', 'model_gone', 404, qr/Error code: 404/);
 kill 'TERM', $python;
 waitpid $python, 0;

@@ -8,7 +8,17 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+
 #include "unit.h"
+
+/* Nobody interrupts a unit test. */
+volatile sig_atomic_t InterruptPending = false;
+
+void
+ProcessInterrupts(void)
+{
+}
 
 typedef struct Block
 {
