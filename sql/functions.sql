@@ -30,12 +30,12 @@ COMMENT ON COLUMN llm_response.model IS 'the name of the model routed to; NULL o
 COMMENT ON COLUMN llm_response.source IS 'model, extract or rule; NULL on error';
 COMMENT ON COLUMN llm_response.degraded IS 'whether another tier than the one asked for answered';
 COMMENT ON COLUMN llm_response.attempts IS 'attempts made at providers';
-COMMENT ON COLUMN llm_response.trace IS 'array, one object an attempt: tier, provider, region, model, outcome, status (HTTP), ms, error, next (retry, candidate or tier)';
+COMMENT ON COLUMN llm_response.trace IS 'array, one object an attempt: tier, provider, region, model, outcome, status (HTTP), ms (milliseconds), error, next (retry, candidate or tier)';
 COMMENT ON COLUMN llm_response.input_tokens IS 'tokens of the answering attempt''s input, cached ones included; NULL when not told';
 COMMENT ON COLUMN llm_response.output_tokens IS 'tokens of the answering attempt''s output, reasoning included; NULL when not told';
 COMMENT ON COLUMN llm_response.cached_tokens IS 'tokens of the input that the provider had cached; NULL when not told';
 COMMENT ON COLUMN llm_response.cost IS 'USD of all attempts of the call; 0 for builtin models; NULL without a price';
-COMMENT ON COLUMN llm_response.latency IS 'of the whole call';
+COMMENT ON COLUMN llm_response.latency IS 'duration of the whole call';
 COMMENT ON COLUMN llm_response.error IS 'what went wrong, with on_error ''null'' and in llm_last()';
 COMMENT ON COLUMN llm_response.error_code IS 'SQLSTATE of the error';
 
