@@ -12,12 +12,13 @@ static const struct
 {
 	const char *name;
 	BuiltinModel model;
-	const char *options[BUILTIN_MAX_OPTIONS + 1];
+	BuiltinOption options[BUILTIN_MAX_OPTIONS];
 }			builtin_models[] =
 {
-	{"rule", BUILTIN_RULE, {NULL}},
-	{"extract", BUILTIN_EXTRACT, {"sentences", "config", NULL}},
-	{"echo", BUILTIN_ECHO, {NULL}},
+	{"rule", BUILTIN_RULE, {{NULL, 0}}},
+	{"extract", BUILTIN_EXTRACT,
+	{{"sentences", EXTRACT_MAX_SENTENCES}, {"config", 0}}},
+	{"echo", BUILTIN_ECHO, {{NULL, 0}}},
 };
 
 /* Returns the model of that name, or BUILTIN_NONE. */
@@ -37,17 +38,19 @@ builtin_names(void)
 	return "rule, extract, echo";
 }
 
-/* Says whether a route to that model may have this key in params. */
-bool
-builtin_has_option(BuiltinModel model, const char *key)
+/* Finds an option of a model, or NULL. */
+const BuiltinOption *
+builtin_option(BuiltinModel model, const char *name)
 {
 	for (size_t i = 0; i < lengthof(builtin_models); i++)
 	{
+		const BuiltinOption *options = builtin_models[i].options;
+
 		if (builtin_models[i].model != model)
 			continue;
-		for (const char *const *o = builtin_models[i].options; *o; o++)
-			if (strcmp(*o, key) == 0)
-				return true;
+		for (int o = 0; o < BUILTIN_MAX_OPTIONS && options[o].name; o++)
+			if (strcmp(options[o].name, name) == 0)
+				return &options[o];
 	}
-	return false;
+	return NULL;
 }

@@ -21,7 +21,17 @@ typedef enum BuiltinModel
 extern BuiltinModel builtin_find(const char *model);
 extern const char *builtin_names(void); /* "rule, extract, echo" */
 
-/* Whether params of a route to that model may have this key. */
-extern bool builtin_has_option(BuiltinModel model, const char *key);
+#define EXTRACT_MAX_SENTENCES 100
+
+/* An option of a builtin model, as a key of params; null is the default. */
+typedef struct BuiltinOption
+{
+	const char *name;
+	int			max;			/* a whole number from 1 to this; 0: a text */
+} BuiltinOption;
+
+/* The option of that name, or NULL. */
+extern const BuiltinOption *builtin_option(BuiltinModel model,
+										   const char *name);
 
 #endif							/* LLM_BUILTIN_H */

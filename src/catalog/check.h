@@ -21,9 +21,6 @@
 
 struct TriggerData;
 
-#define IMPLICIT_REGION		"default"	/* of a provider without rows */
-#define REGION_PLACEHOLDER	"{region}"	/* in base_url */
-
 /* A row that is being changed. */
 typedef struct CheckedRow
 {

@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
+#include "catalog/config.h"
 #include "check.h"
 
 #define ENV_PREFIX		"env:"

@@ -10,7 +10,9 @@
 #include <ctype.h>
 
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+#include "utils/numeric.h"
 
 #include "catalog/builtin.h"
 #include "check.h"
@@ -201,6 +203,40 @@ check_params(const CheckedRow *row, const ColumnRule *rule, Datum value)
 							shown(key))));
 }
 
+/* Says whether a value is a whole number from 1 to `max`. */
+static bool
+is_count(const JsonbValue *value, int max)
+{
+	double		number;
+
+	if (value->type != jbvNumeric)
+		return false;
+	number = DatumGetFloat8(DirectFunctionCall1(numeric_float8,
+												NumericGetDatum(value->val.numeric)));
+	return number >= 1 && number <= max && number == (int) number;
+}
+
+/* Wants a value that an option can have. */
+static void
+check_option(const CheckedRow *row, const ColumnRule *rule,
+			 const BuiltinOption *option, const JsonbValue *value)
+{
+	const char *table = RelationGetRelationName(row->rel);
+
+	if (value->type == jbvNull)
+		return;
+	if (option->max > 0 && !is_count(value, option->max))
+		ereport(ERROR,
+				(refusal(row, rule->column),
+				 errmsg("%s.%s must have a whole number from 1 to %d as \"%s\"",
+						table, rule->column, option->max, option->name)));
+	if (option->max == 0 && value->type != jbvString)
+		ereport(ERROR,
+				(refusal(row, rule->column),
+				 errmsg("%s.%s must have a text as \"%s\"",
+						table, rule->column, option->name)));
+}
+
 /* Wants options that the compiled-in model has, when the route is to one. */
 void
 check_builtin_params(const CheckedRow *row, const ColumnRule *rule,
@@ -214,10 +250,15 @@ check_builtin_params(const CheckedRow *row, const ColumnRule *rule,
 	if (model == NULL || !is_of_builtin(row))
 		return;
 	while (next_member(&it, &key, &param))
-		if (!builtin_has_option(builtin_find(model), key))
+	{
+		const BuiltinOption *option = builtin_option(builtin_find(model), key);
+
+		if (option == NULL)
 			ereport(ERROR,
 					(refusal(row, rule->column),
 					 errmsg("%s.%s must not set \"%s\": model \"%s\" of provider \"%s\" has no such option",
 							RelationGetRelationName(row->rel), rule->column,
 							shown(key), model, BUILTIN_PROVIDER)));
+		check_option(row, rule, option, &param);
+	}
 }

@@ -12,6 +12,7 @@
 
 #include "utils/builtins.h"
 
+#include "catalog/config.h"
 #include "check.h"
 #include "settings.h"
 

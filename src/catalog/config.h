@@ -37,6 +37,12 @@ typedef struct ConfigHeader
 	char	   *value;			/* literal, env:NAME, file:/path, secret:NAME */
 } ConfigHeader;
 
+/* The region of a provider without a row in llm_region. */
+#define IMPLICIT_REGION "default"
+
+/* In a base_url, stands for the region's name. */
+#define REGION_PLACEHOLDER "{region}"
+
 typedef struct Region
 {
 	struct Provider *provider;

@@ -10,11 +10,6 @@
 
 #include "config_internal.h"
 
-#define IMPLICIT_REGION "default"
-
-/* In a base_url, stands for the region's name. */
-#define PLACEHOLDER "{region}"
-
 static void link_providers(Config *config);
 static void link_regions(Config *config);
 static void add_implicit_region(Provider *provider);
@@ -138,7 +133,7 @@ finish_region(Region *region, Provider *provider)
 		base_url = provider->dialect->base_url;
 	region->base_url = base_url ? effective_url(base_url, region->name) : NULL;
 	region->problem = region_problem(region, base_url &&
-									 strstr(base_url, PLACEHOLDER));
+									 strstr(base_url, REGION_PLACEHOLDER));
 }
 
 /*
@@ -169,11 +164,11 @@ effective_url(const char *base_url, const char *region)
 	const char *found;
 
 	initStringInfo(&url);
-	while ((found = strstr(base_url, PLACEHOLDER)) != NULL)
+	while ((found = strstr(base_url, REGION_PLACEHOLDER)) != NULL)
 	{
 		appendBinaryStringInfo(&url, base_url, found - base_url);
 		appendStringInfoString(&url, region);
-		base_url = found + strlen(PLACEHOLDER);
+		base_url = found + strlen(REGION_PLACEHOLDER);
 	}
 	appendStringInfoString(&url, base_url);
 	while (url.len > 0 && url.data[url.len - 1] == '/')

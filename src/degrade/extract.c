@@ -31,7 +31,6 @@
 
 /* The option "sentences": at most so many, and at most half of the text's. */
 #define EXTRACT_DEFAULT 3
-#define EXTRACT_MAX 100
 
 typedef struct Options
 {
@@ -49,10 +48,10 @@ read_sentences(const JsonNode *given, int *sentences)
 		json_int(given, 0);
 
 	*sentences = (int) value;
-	if (value >= 1 && value <= EXTRACT_MAX)
+	if (value >= 1 && value <= EXTRACT_MAX_SENTENCES)
 		return NULL;
 	return psprintf("option \"sentences\" must be a number from 1 to %d",
-					EXTRACT_MAX);
+					EXTRACT_MAX_SENTENCES);
 }
 
 /*

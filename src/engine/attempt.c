@@ -65,14 +65,6 @@ resolve(Call *call, const char *reference)
 	return key;
 }
 
-/* Says whether a header's value is a reference rather than a literal. */
-static bool
-is_reference(const char *value)
-{
-	return strncmp(value, "env:", 4) == 0 || strncmp(value, "file:", 5) == 0 ||
-		strncmp(value, "secret:", 7) == 0;
-}
-
 /* Resolves the provider's additional headers. */
 static bool
 resolve_headers(Call *call, const Provider *provider, Endpoint *endpoint)
@@ -87,7 +79,7 @@ resolve_headers(Call *call, const Provider *provider, Endpoint *endpoint)
 		const ConfigHeader *from = &provider->headers[i];
 
 		headers[i].name = from->name;
-		headers[i].value = is_reference(from->value) ?
+		headers[i].value = secret_is_reference(from->value) ?
 			resolve(call, from->value) : from->value;
 		if (headers[i].value == NULL)
 			return false;

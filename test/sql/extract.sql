@@ -37,26 +37,36 @@ Best regards
 Anna');
 SELECT llm_complete(t, 'offline') FROM article;
 
--- its options are the route's
+-- its options are the route's, and the call's
 CREATE FUNCTION extract_with(t text, params jsonb) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE r llm_response;
 BEGIN
-  UPDATE llm_route r SET params = extract_with.params WHERE tier = 'offline' AND model = 'extract';
-  r := llm_respond(t, 'offline', on_error => 'null');
-  UPDATE llm_route r SET params = NULL WHERE tier = 'offline' AND model = 'extract';
+  r := llm_respond(t, 'offline', params => params, on_error => 'null');
   RETURN coalesce(r.answer, 'declined: ' || (r.trace -> -1 ->> 'error'));
 END $$;
+BEGIN;
+UPDATE llm_route SET params = '{"sentences": 1}' WHERE tier = 'offline' AND model = 'extract';
+SELECT llm_complete(t, 'offline') AS of_the_route FROM article;
+ROLLBACK;
 SELECT extract_with(t, '{"sentences": 1}') FROM article;
 SELECT extract_with(t, '{"sentences": 2}') FROM article;
 SELECT extract_with(t, '{"sentences": 2, "config": "simple"}') FROM article;
 SELECT extract_with(t, '{"sentences": null, "config": null}') = llm_complete(t, 'offline') FROM article;
 -- at most half of the text
 SELECT extract_with('Aa bb. Cc dd. Ee ff. Gg hh. Ii jj.', '{"sentences": 100}');
--- what makes no sense is declined
+-- what makes no sense is declined, or refused in a route
 SELECT extract_with('One. Two. Three.', p) FROM (VALUES
   (jsonb '{"sentences": 0}'), ('{"sentences": -1}'), ('{"sentences": 101}'), ('{"sentences": "3"}'),
   ('{"config": 1}'), ('{"config": "klingon"}'), ('{"config": "a.b.c"}'), ('{"config": "no.english"}'), ('{"config": ""}'),
   ('{"config": "\"pg_catalog\".\"english\""}')) v(p);
+
+UPDATE llm_route SET params = '{"sentences": 0}' WHERE model = 'extract';
+UPDATE llm_route SET params = '{"sentences": 1.5}' WHERE model = 'extract';
+UPDATE llm_route SET params = '{"sentences": "3"}' WHERE model = 'extract';
+UPDATE llm_route SET params = '{"sentences": 101}' WHERE model = 'extract';
+UPDATE llm_route SET params = '{"config": 1}' WHERE model = 'extract';
+UPDATE llm_route SET params = '{"sentences": 3, "config": null}' WHERE model = 'extract';
+UPDATE llm_route SET params = NULL WHERE model = 'extract';
 
 -- where a sentence does not end: it would be cut if it did
 SELECT s FROM (VALUES
