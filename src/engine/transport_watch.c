@@ -250,6 +250,19 @@ is_same_socket(int fd)
 }
 
 /*
+ * Waits for nothing but what the server says. A new libcurl may end a transfer
+ * while it still waits to write, and an idle connection always can be written.
+ */
+static void
+listen_only(int fd)
+{
+	if (watches[fd].registered != CURL_POLL_IN &&
+		!update_watch(fd, CURL_POLL_IN))
+		loop_fail("could not wait for a socket");
+	watches[fd].wanted = 0;
+}
+
+/*
  * Keeps a socket that no transfer uses any more: see the top of this file.
  * libcurl 7.88 closes sockets that never connected without telling.
  */
@@ -261,11 +274,12 @@ put_away(int fd, CURL *easy)
 
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &arg);
 	state = (TransferState *) arg;
-	watches[fd].wanted = 0;
 	watches[fd].shared = state && state->http2;
 	if ((state == NULL || state->phase == PHASE_CONNECTING) &&
 		!is_same_socket(fd))
 		lose_socket(fd);
+	else
+		listen_only(fd);
 }
 
 /* Forgets a socket that was closed behind our back. */

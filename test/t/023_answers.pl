@@ -233,16 +233,16 @@ foreach my $from (@dialects)
 		  $to eq 'anthropic'
 		  ? (
 			@{ $called->{content}[0] }{ 'name', 'input' },
-			$given->{content}[0]{tool_use_id} eq $called->{content}[0]{id},
+			0 + ($given->{content}[0]{tool_use_id} eq $called->{content}[0]{id}),
 			$given->{content}[0]{content})
 		  : $to eq 'gemini' ? (
 			@{ $called->{parts}[0]{functionCall} }{ 'name', 'args' },
-			$given->{parts}[0]{functionResponse}{name} eq 'get_weather',
+			0 + ($given->{parts}[0]{functionResponse}{name} eq 'get_weather'),
 			$given->{parts}[0]{functionResponse}{response}{result})
 		  : (
 			$called->{tool_calls}[0]{function}{name},
 			decode_json($called->{tool_calls}[0]{function}{arguments}),
-			$given->{tool_call_id} eq $called->{tool_calls}[0]{id},
+			0 + ($given->{tool_call_id} eq $called->{tool_calls}[0]{id}),
 			$given->{content});
 		is_json(\@got, [ 'get_weather', { city => 'Paris' }, 1, '18 degrees' ],
 			'... with name, arguments and result');

@@ -92,7 +92,8 @@ SKIP:
 	$victim->run('RESET statement_timeout');
 	like($errors[-1], qr/too many unfinished name look-ups \(16\)/,
 		'look-ups that hang are bounded');
-	is($victim->threads, 17, 'and so are their threads');
+	# libcurl 7.88 has a thread a look-up, 8.2x a pool with some of its own
+	cmp_ok($victim->threads, '<=', 32, 'and so are their threads');
 	is_alive($victim, 'while literal addresses work');
 }
 $victim->quit;
