@@ -130,4 +130,4 @@ RETURNS TABLE (
     hint text)
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 100000 ROWS 10
 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_check IS 'asks every target that a route reaches, or those named, now and all at once; costs money';
+COMMENT ON FUNCTION llm_check IS 'asks every target that a route reaches, or those named, now and many at once; costs money';

@@ -17,6 +17,9 @@
 
 #define DEFAULT_MAX_RESPONSE_SIZE (16 * 1024)	/* kB */
 
+/* A string in jsonb cannot be longer than 256 MB: llm_response.message. */
+#define LARGEST_MAX_RESPONSE_SIZE (255 * 1024)	/* kB */
+
 bool		llm_enabled = true;
 char	   *llm_tier;
 char	   *llm_feature;
@@ -109,7 +112,7 @@ define_safety_settings(void)
 							NULL, &llm_max_response_size,
 							DEFAULT_MAX_RESPONSE_SIZE,
 							/* min_value= */ 1,
-							/* max_value= */ 512 * 1024,
+							/* max_value= */ LARGEST_MAX_RESPONSE_SIZE,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 }
 

@@ -68,8 +68,10 @@ turn(Loop *loop)
 
 	if (ended)
 	{
-		call_transfer_ended(ended->owner, now);
-		settle(loop, ended->owner);
+		Call	   *call = ended->owner;
+
+		call_transfer_ended(call, now);	/* which releases the transfer */
+		settle(loop, call);
 	}
 	while ((paused = first_paused(loop)) != NULL && paused->wake <= now)
 	{

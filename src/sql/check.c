@@ -1,6 +1,6 @@
 /*
  * check.c
- *	  llm_check(): asks every target now, all at once.
+ *	  llm_check(): asks every target now, many at once.
  *
  * For set-up, key rotation and after a drain. It is the ordinary engine with
  * one candidate a call; a target that is named is asked even when disabled.
@@ -17,6 +17,9 @@
 PG_FUNCTION_INFO_V1(llm_check);
 
 #define CHECK_COLS 7
+
+/* Each takes a descriptor, and a backend has some 300 of them to give. */
+#define MAX_AT_ONCE 64
 
 #define CHECK_PROMPT "Reply with OK."
 
@@ -174,7 +177,7 @@ find_targets(Check *check)
 	}
 }
 
-/* Makes a call to each target, and runs them side by side. */
+/* Makes a call to each target, and runs MAX_AT_ONCE of them side by side. */
 static void
 ask_targets(Check *check, Config *config)
 {
@@ -199,7 +202,9 @@ ask_targets(Check *check, Config *config)
 		calls[i] = call_create(&spec, config, CurrentMemoryContext);
 		check->targets[i].call = calls[i];
 	}
-	calls_run(calls, check->ntargets, local_work);
+	for (int i = 0; i < check->ntargets; i += MAX_AT_ONCE)
+		calls_run(&calls[i], Min(check->ntargets - i, MAX_AT_ONCE),
+				  local_work);
 }
 
 /* Says what went wrong and what to do about it. */

@@ -89,18 +89,21 @@ subtest 'memory of attempts' => sub {
 
 # What a caller can make long can be ended.
 subtest 'requests of many parts' => sub {
-	my $object = q{(SELECT jsonb_object_agg('k' || i, i) FROM generate_series(1, 100000) i)};
 	add_provider($node, $sim, 'b', name => 'google', dialect => 'gemini', tier => 'offline', position => 1);
+	$node->safe_psql('postgres', q{
+		CREATE TABLE long AS SELECT
+			(SELECT jsonb_object_agg('k' || i, i) FROM generate_series(1, 100000) i) AS object,
+			(SELECT jsonb_agg(CASE i % 2
+				WHEN 1 THEN jsonb_build_object('role', 'assistant', 'tool_calls',
+					jsonb_build_array(jsonb_build_object('id', 'i' || i, 'type', 'function',
+						'function', '{"name": "f", "arguments": "{}"}'::jsonb)))
+				ELSE jsonb_build_object('role', 'tool', 'tool_call_id', 'i' || i - 1, 'content', 'x') END)
+				FROM generate_series(1, 100000) i) AS talk});
 	my %calls = (
-		params => "SELECT llm_complete('Hello', params => $object)",
-		'members of a message' =>
-		  qq{SELECT llm_chat(jsonb_build_array($object || '{"role": "user", "content": "x"}'))},
-		'results of tools' => q{SELECT llm_chat((SELECT jsonb_agg(
-			CASE i % 2 WHEN 1 THEN jsonb_build_object('role', 'assistant', 'tool_calls',
-				jsonb_build_array(jsonb_build_object('id', 'i' || i, 'type', 'function', 'function',
-					'{"name": "f", "arguments": "{}"}'::jsonb)))
-			ELSE jsonb_build_object('role', 'tool', 'tool_call_id', 'i' || i - 1, 'content', 'x') END)
-			FROM generate_series(1, 200000) i), 'offline')});
+		params => q{SELECT llm_complete('Hello', params => object) FROM long},
+		'members of a message' => q{SELECT llm_chat(jsonb_build_array(
+			object || '{"role": "user", "content": "x"}')) FROM long},
+		'results of tools' => q{SELECT llm_chat(talk, 'offline') FROM long});
 
 	foreach my $what (sort keys %calls)
 	{
@@ -110,7 +113,7 @@ subtest 'requests of many parts' => sub {
 		like($result->{sqlstate}, qr/^(57014|LL002)$/, "$what: statement_timeout");
 		cmp_ok($took, '<', 4, "$what: in time");
 	}
-	$node->safe_psql('postgres', q{DELETE FROM llm_provider WHERE name = 'google'});
+	$node->safe_psql('postgres', q{DROP TABLE long; DELETE FROM llm_provider WHERE name = 'google'});
 };
 
 # A price beyond all reason is an unknown one.
