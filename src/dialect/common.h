@@ -119,6 +119,8 @@ extern void reply_not_an_answer(const HttpResponse *resp, time_t now,
 								const JsonNode *root, const char *lacks,
 								Reply *out);
 extern int64 token_count(const JsonNode *node);
+
+/* words.c */
 extern char *clean_text(const char *bytes, size_t len, size_t limit,
 						bool strip_tags);
 extern const char *clean_words(const JsonNode *node);
