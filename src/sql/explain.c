@@ -146,23 +146,22 @@ why_out(const Explanation *explanation, const Candidate *candidate)
 
 /* Adds the rows of a group: what has no share is its last resort. */
 static void
-explain_group(Explanation *explanation, const Tier *tier, int group,
+explain_group(Explanation *explanation, const Tier *tier, int first, int end,
 			  const char *const *out, const ServingGroup *serving)
 {
 	for (int last_resort = 0; last_resort <= 1; last_resort++)
-		for (int i = 0; i < tier->ncandidates; i++)
+		for (int i = first; i < end; i++)
 		{
 			const Candidate *candidate = &tier->candidates[i];
 
-			if (candidate->group != group ||
-				(out[i] == NULL && candidate->share <= 0) != last_resort)
+			if ((out[i] == NULL && candidate->share <= 0) != last_resort)
 				continue;
 			put_candidate(explanation, candidate,
 						  out[i] ? 0 : share_of(candidate, serving), out[i]);
 		}
 }
 
-/* Adds the rows of a tier. */
+/* Adds the rows of a tier, whose groups are runs of its candidates. */
 static void
 explain_tier(Explanation *explanation, const Tier *tier)
 {
@@ -172,10 +171,13 @@ explain_tier(Explanation *explanation, const Tier *tier)
 	for (int i = 0; i < tier->ncandidates; i++)
 		out[i] = why_out(explanation, &tier->candidates[i]);
 	serving = serving_group(tier, out);
-	for (int i = 0; i < tier->ncandidates; i++)
-		if (i == 0 || tier->candidates[i].group != tier->candidates[i - 1].group)
-			explain_group(explanation, tier, tier->candidates[i].group, out,
-						  &serving);
+	for (int first = 0, end; first < tier->ncandidates; first = end)
+	{
+		for (end = first + 1; end < tier->ncandidates; end++)
+			if (tier->candidates[end].group != tier->candidates[first].group)
+				break;
+		explain_group(explanation, tier, first, end, out, &serving);
+	}
 }
 
 /* Fills what a call with these arguments would need. */
