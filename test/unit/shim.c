@@ -1,6 +1,7 @@
 /*
  * shim.c
- *	  What the server would have brought: palloc, on top of malloc.
+ *	  What the server would have brought: palloc, on top of malloc, and the wait
+ *	  for a spinlock.
  *
  * Each palloc is a malloc of its own, so that the address sanitizer sees its
  * bounds. All are chained, and unit_forget() frees them as the end of a call
@@ -8,7 +9,10 @@
  */
 #include "postgres.h"
 
+#include <sched.h>
+
 #include "miscadmin.h"
+#include "storage/s_lock.h"
 
 #include "unit.h"
 
@@ -103,6 +107,17 @@ ExceptionalCondition(const char *condition,
 {
 	fprintf(stderr, "%s:%d: not so: %s\n", file, line, condition);
 	abort();
+}
+
+/* Waits for a spinlock that was not free; its holder may need our core. */
+int
+s_lock(volatile slock_t *lock, const char *file pg_attribute_unused(),
+	   int line pg_attribute_unused(),
+	   const char *func pg_attribute_unused())
+{
+	while (TAS_SPIN(lock))
+		sched_yield();
+	return 0;
 }
 
 void

@@ -53,6 +53,10 @@ main(void)
 		{"request", test_request},
 		{"reply", test_reply},
 		{"hostile", test_hostile},
+		{"breaker", test_breaker},
+		{"latency", test_latency},
+		{"limits", test_limits},
+		{"health", test_health},
 	};
 
 	for (size_t i = 0; i < lengthof(suites); i++)

@@ -35,5 +35,9 @@ extern void test_request(void);
 extern void test_chat(void);
 extern void test_reply(void);
 extern void test_hostile(void);
+extern void test_breaker(void);
+extern void test_latency(void);
+extern void test_limits(void);
+extern void test_health(void);
 
 #endif							/* LLM_UNIT_H */

@@ -534,6 +534,11 @@ test_retry(void)
 		{503, "Retry-After: Saturday, 22-Nov-25 17:01:30 GMT\r\n", "no", 90000},
 		{503, "Retry-After: Sat, 22 Nov 2025 16:00:00 GMT\r\n", "no", 0},
 		{503, "Retry-After: Sat, 22 Nov 2525 16:00:00 GMT\r\n", "no", 86400000},
+		{503, "Retry-After: 2025-11-22T17:01:30Z\r\n", "no", 90000},
+		{503, "Retry-After: 2025-11-22T17:01:30\r\n", "no", 90000},
+		{503, "Retry-After: 2025-11-22T18:01:30.25+0100\r\n", "no", 90000},
+		{503, "Retry-After: 2025-11-22T17:01:30 or so\r\n", "no", 0},
+		{503, "Retry-After: 2025-11-22T17:61:30Z\r\n", "no", 0},
 		{503, "Retry-After: 99999999\r\n", "no", 86400000},
 		{503, "Retry-After: 1e999\r\n", "no", 86400000},
 		{429, "Retry-After: 2\r\nretry-after-ms: 2345\r\nx-ms-retry-after-ms: 100\r\n", "no", 2345},
@@ -572,6 +577,86 @@ test_retry(void)
 		CHECK(reply.retry_after_ms == hints[i].ms, "%s%s: %lld ms",
 			  hints[i].headers, hints[i].text,
 			  (long long) reply.retry_after_ms);
+	}
+}
+
+/* Compares a notice with one whose reset is in milliseconds. */
+static void
+check_notice(const LimitNotice *got, const LimitNotice *want, const char *what)
+{
+	Usec		reset = want->reset < 0 ? -1 : want->reset * USEC_MSEC;
+
+	CHECK(got->limit == want->limit && got->remaining == want->remaining &&
+		  got->reset == reset, "%s%lld, %lld, %lld us", what,
+		  (long long) got->limit, (long long) got->remaining,
+		  (long long) got->reset);
+}
+
+/* What is left of the owner's limits. */
+static void
+test_limit_headers(void)
+{
+	static const struct
+	{
+		const Dialect *dialect;
+		int			status;
+		const char *headers;
+		LimitNotice requests;	/* the reset in ms */
+		LimitNotice tokens;
+	}			limits[] =
+	{
+		{&openai_dialect, 200, OPENAI_HEADERS, {5000, 4999, 12}, {-1, -1, -1}},
+		{&openai_dialect, 429, "x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 0\r\nx-ratelimit-reset-requests: 6m0s\r\n"
+			"X-RateLimit-Limit-Tokens: 150000\r\nX-RateLimit-Remaining-Tokens: 149984\r\nX-RateLimit-Reset-Tokens: 6.5s\r\n",
+		{60, 0, 360000}, {150000, 149984, 6500}},
+		{&azure_dialect, 200, "x-ratelimit-remaining-requests: 9\r\nx-ratelimit-remaining-tokens: 890\r\n",
+		{-1, 9, -1}, {-1, 890, -1}},
+		{&azure_dialect, 500, "x-ratelimit-remaining-requests: 9\r\nx-ratelimit-reset-requests: 10\r\n",
+		{-1, 9, 10000}, {-1, -1, -1}},
+		{&anthropic_dialect, 200, "anthropic-ratelimit-requests-limit: 50\r\nanthropic-ratelimit-requests-remaining: 49\r\n"
+			"anthropic-ratelimit-requests-reset: 2025-11-22T17:00:02Z\r\n"
+			"anthropic-ratelimit-tokens-limit: 40000\r\nanthropic-ratelimit-tokens-remaining: 39000\r\n"
+			"anthropic-ratelimit-tokens-reset: 2025-11-22T17:01:00Z\r\n"
+			"anthropic-ratelimit-input-tokens-remaining: 1\r\nanthropic-ratelimit-output-tokens-remaining: 2\r\n",
+		{50, 49, 2000}, {40000, 39000, 60000}},
+		{&anthropic_dialect, 529, "anthropic-ratelimit-tokens-remaining: 0\r\nanthropic-ratelimit-tokens-reset: 2025-11-22t19:00:03.999+02:00\r\n",
+		{-1, -1, -1}, {-1, 0, 3000}},
+		{&anthropic_dialect, 200, "anthropic-ratelimit-tokens-remaining: 0\r\nanthropic-ratelimit-tokens-reset: 2025-11-22T09:30:00-07:30\r\n",
+		{-1, -1, -1}, {-1, 0, -1}},	/* now */
+		{&openai_dialect, 200, "x-ratelimit-limit: 20\r\nx-ratelimit-remaining: 0\r\nx-ratelimit-reset: 1763830860000\r\n",
+		{20, 0, 60000}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining: 3\r\nx-ratelimit-remaining-requests: 2\r\nx-ratelimit-limit: 5\r\n",
+		{-1, 2, -1}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimitbysize-limit-minute: 500000\r\nx-ratelimitbysize-remaining-minute: 499000\r\nratelimitbysize-reset: 15\r\n",
+		{-1, -1, -1}, {500000, 499000, 15000}},
+		{&gemini_dialect, 200, "", {-1, -1, -1}, {-1, -1, -1}},
+
+		/* What cannot be */
+		{&openai_dialect, 200, "x-ratelimit-limit-requests: 60\r\nx-ratelimit-reset-requests: 1s\r\n", {-1, -1, -1}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining-requests: -1\r\nx-ratelimit-remaining-tokens: nan\r\n", {-1, -1, -1}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining-requests: 2147483648\r\nx-ratelimit-remaining-tokens: 18446744073709551617\r\n", {-1, -1, -1}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining-requests: 1e3\r\nx-ratelimit-remaining-tokens: 0x10\r\n", {-1, -1, -1}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining-requests:\r\nx-ratelimit-remaining-tokens: 100, 100;w=60\r\n", {-1, -1, -1}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining-requests: 2147483647\r\nx-ratelimit-limit-requests: inf\r\nx-ratelimit-reset-requests: inf\r\n", {-1, PG_INT32_MAX, -1}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining-requests: 1\r\nx-ratelimit-limit-requests: -7\r\nx-ratelimit-reset-requests: -5s\r\n", {-1, 1, -1}, {-1, -1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining-requests: 1\r\nx-ratelimit-reset-requests: 1e999\r\nx-ratelimit-remaining-tokens: 1\r\nx-ratelimit-reset-tokens: 86401\r\n", {-1, 1, -1}, {-1, 1, -1}},
+		{&openai_dialect, 200, "x-ratelimit-remaining-requests: 1\r\nx-ratelimit-reset-requests: 24h\r\nx-ratelimit-remaining-tokens: 1\r\nx-ratelimit-reset-tokens: soon\r\n", {-1, 1, 86400000}, {-1, 1, -1}},
+		{&anthropic_dialect, 200, "anthropic-ratelimit-tokens-remaining: 0\r\nanthropic-ratelimit-tokens-reset: 2525-11-22T17:01:00Z\r\n", {-1, -1, -1}, {-1, 0, -1}},
+		{&anthropic_dialect, 200, "anthropic-ratelimit-tokens-remaining: 0\r\nanthropic-ratelimit-tokens-reset: 2025-13-42T17:01:00Z\r\n", {-1, -1, -1}, {-1, 0, -1}},
+	};
+	static const char *const bodies[] = {OPENAI_ANSWER, "{}", "<h1>Busy</h1>", ""};
+
+	for (size_t i = 0; i < lengthof(limits) * lengthof(bodies); i++)
+	{
+		size_t		at = i / lengthof(bodies);
+		Reply		reply;
+
+		parse(limits[at].dialect, limits[at].status, limits[at].headers,
+			  bodies[i % lengthof(bodies)], &reply);
+		check_notice(&reply.requests_left, &limits[at].requests,
+					 limits[at].headers);
+		check_notice(&reply.tokens_left, &limits[at].tokens,
+					 limits[at].headers);
 	}
 }
 
@@ -617,6 +702,7 @@ test_reply(void)
 		run_case(&cases[i]);
 	test_usage();
 	test_retry();
+	test_limit_headers();
 	test_garbage_may_say_when();
 	test_message_goes_back();
 }

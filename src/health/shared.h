@@ -1,0 +1,92 @@
+/*
+ * shared.h
+ *	  The extension's shared memory: the table of cells, a slot for each
+ *	  database, and what belongs to the server as a whole.
+ */
+#ifndef LLM_SHARED_H
+#define LLM_SHARED_H
+
+#include "postgres.h"
+
+#include "health/cell.h"
+#include "health/network.h"
+
+/* GUCs, PGC_POSTMASTER; defined in settings.c. */
+extern int	llm_max_cells;
+extern int	llm_max_databases;
+
+/* What is kept once for a database. */
+typedef struct DatabaseSlot
+{
+	Oid			database;		/* InvalidOid = free; under the table's lock */
+	pg_atomic_uint32 restored;	/* 0 = stored breakers are still to be read */
+	pg_atomic_uint64 changes;	/* transitions of its breakers so far */
+	pg_atomic_uint64 stored;	/* of these: written to llm_breaker */
+	pg_atomic_uint64 writer_until;	/* Usec: a writer is at work, or 0 */
+	pg_atomic_uint64 warned_at; /* Usec: when no writer could be had, or 0 */
+} DatabaseSlot;
+
+/* From the shmem hooks. */
+extern Size shared_size(void);
+extern void shared_request(void);	/* memory and lock; shmem_request_hook */
+extern void shared_startup(void);	/* shmem_startup_hook */
+
+extern bool shared_is_ready(void);
+extern Network *shared_network(void);
+
+/*
+ * Returns this server's salt for hashes of things that must not be known, and
+ * another one after each start.
+ */
+extern uint64 shared_salt(void);
+
+/*
+ * True once an hour for the whole server: whoever found something lacking
+ * should say so. `said_at` is in shared memory: when it was last said.
+ */
+extern bool shared_should_say(pg_atomic_uint64 *said_at, Usec now);
+
+/* Returns a database's slot, made if need be; NULL when all are taken. */
+extern DatabaseSlot *shared_database(Oid database);
+
+/* Lets a slot and the cells of a database that is gone be used by others. */
+extern void shared_forget_database(Oid database);
+
+/* Fills `databases` with those that have cells or a slot; returns how many. */
+extern int	shared_databases(Oid *databases, int max);
+
+/*
+ * Finds or makes the cell of a key. When the table is full, the cell that was
+ * unwanted and idle for longest is taken; if there is none, *unshared is set
+ * and the cell is the process's own. Neither raises nor waits for long.
+ */
+extern CellRef cells_find(const CellKey *key, TimestampTz wall, Usec now,
+						  bool *unshared);
+
+/*
+ * Begins and ends the load of a database's configuration: between the two
+ * cells_find() marks what is wanted; at the end all other cells of the database
+ * are unwanted. Of several loads at a time the one that began last decides. To
+ * be unwanted makes a cell a candidate for another owner and nothing else: the
+ * load may have seen changes that are not committed.
+ */
+extern void cells_load_begin(void);
+extern void cells_load_end(Oid database);
+
+/* Counts cells that were given to others: references may be outdated since. */
+extern uint64 cells_reclaimed(void);
+
+/* Counts look-ups that found no place, since the server started. */
+extern uint64 cells_unshared(void);
+
+/* True once an hour: somebody should warn that the table is full. */
+extern bool cells_should_warn(Usec now);
+
+/*
+ * Calls `visit` for each cell of a database, under the table's shared lock: it
+ * must be short, and must not throw.
+ */
+typedef void (*CellVisitor) (Cell *cell, void *arg);
+extern void cells_visit(Oid database, CellVisitor visit, void *arg);
+
+#endif							/* LLM_SHARED_H */
