@@ -12,6 +12,7 @@ SQL_PARTS = sql/header.sql \
 	sql/tables.sql \
 	sql/seeds.sql \
 	sql/triggers.sql \
+	sql/breaker.sql \
 	sql/comments.sql \
 	sql/functions.sql \
 	sql/views.sql \

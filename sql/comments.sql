@@ -22,6 +22,26 @@ COMMENT ON COLUMN llm_provider.headers IS
 'more request headers as a JSON object; a value is a literal, env:NAME, file:/path or secret:NAME; NULL = none';
 COMMENT ON COLUMN llm_provider.enabled IS
 'takes new calls; running ones end';
+COMMENT ON COLUMN llm_provider.breaker_window IS
+'duration over which calls and failures are counted, 1 second to 10 minutes';
+COMMENT ON COLUMN llm_provider.breaker_min_calls IS
+'calls; with fewer in the window no rate opens a breaker';
+COMMENT ON COLUMN llm_provider.breaker_failure_rate IS
+'part of the window''s calls, 0 to 1; so many failures open it';
+COMMENT ON COLUMN llm_provider.breaker_consecutive IS
+'failures; so many in a row open it, however few calls there were';
+COMMENT ON COLUMN llm_provider.breaker_slow_call IS
+'duration above which a call counts as slow, up to 1 day; NULL = none does';
+COMMENT ON COLUMN llm_provider.breaker_slow_rate IS
+'part of the window''s calls, 0 to 1; so many slow ones open it';
+COMMENT ON COLUMN llm_provider.breaker_open_time IS
+'duration of being open before the first trial, up to 1 day; doubles with each trial that fails';
+COMMENT ON COLUMN llm_provider.breaker_open_time_max IS
+'duration of being open at most, up to 1 day';
+COMMENT ON COLUMN llm_provider.breaker_half_open_calls IS
+'trials at once after that, 1 to 100';
+COMMENT ON COLUMN llm_provider.breaker_ramp IS
+'duration over which its share grows from 10 % to 100 % after a trial that succeeds, up to 1 day; 0 = all at once';
 
 COMMENT ON TABLE llm_region IS
 'endpoints of a provider; a provider without any has one, default';
@@ -43,6 +63,8 @@ COMMENT ON COLUMN llm_region.weight IS
 'share among endpoints of equal position, 0 to 1000000; 0 = last resort';
 COMMENT ON COLUMN llm_region.enabled IS
 'takes new calls; false drains it: running ones end';
+COMMENT ON COLUMN llm_region.max_inflight IS
+'calls at once from this server; NULL = no limit';
 
 COMMENT ON TABLE llm_model IS
 'what is known of a provider''s models; optional';
@@ -62,6 +84,10 @@ COMMENT ON COLUMN llm_model.cached_input_price IS
 'USD per million input tokens that the provider had cached; NULL = input_price';
 COMMENT ON COLUMN llm_model.capabilities IS
 'some of json_schema, tools, images, temperature, system, embeddings; NULL = the dialect''s';
+COMMENT ON COLUMN llm_model.rpm IS
+'requests per minute from this server, in each region; NULL = no limit of ours';
+COMMENT ON COLUMN llm_model.tpm IS
+'tokens per minute from this server, input and output together, in each region; NULL = no limit of ours';
 COMMENT ON COLUMN llm_model.enabled IS
 'takes new calls; running ones end';
 
@@ -74,7 +100,7 @@ COMMENT ON COLUMN llm_tier.fallback IS
 COMMENT ON COLUMN llm_tier.enabled IS
 'serves calls itself; false = they go on to fallback';
 COMMENT ON COLUMN llm_tier.strategy IS
-'how routes of equal position share calls: weighted';
+'how candidates of equal position share calls: weighted (by weight), latency (the faster of two), least_busy (fewest calls under way) or cost (the cheapest)';
 COMMENT ON COLUMN llm_tier.timeout IS
 'duration of a whole call at most, up to 1 day';
 COMMENT ON COLUMN llm_tier.attempt_timeout IS
@@ -87,6 +113,10 @@ COMMENT ON COLUMN llm_tier.max_attempts IS
 'attempts of a call in this tier at most, 1 to 100';
 COMMENT ON COLUMN llm_tier.on_content_filter IS
 'raise = an answer that the provider filtered is an error; next = the next candidate is asked';
+COMMENT ON COLUMN llm_tier.hedge_after IS
+'duration of silence after which a second candidate is asked as well, up to 1 day; NULL = never';
+COMMENT ON COLUMN llm_tier.warm_share IS
+'part of calls, 0 to 0.5, sent to candidates that would get none';
 
 COMMENT ON TABLE llm_route IS
 'models that serve a tier';

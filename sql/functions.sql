@@ -131,3 +131,29 @@ RETURNS TABLE (
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 100000 ROWS 10
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_check IS 'asks every target that a route reaches, or those named, now and many at once; costs money';
+
+-- By hand: at once and for good, whatever becomes of the transaction
+CREATE FUNCTION llm_breaker_open(
+    provider text,
+    region text DEFAULT NULL,
+    model text DEFAULT NULL,
+    duration interval DEFAULT '10 min')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_breaker_open IS 'keeps calls away from a provider, a region or a target for a time of at most 30 days; with a model and no region, from all its targets; a NULL duration is the default';
+
+CREATE FUNCTION llm_breaker_reset(
+    provider text DEFAULT NULL,
+    region text DEFAULT NULL,
+    model text DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_breaker_reset IS 'closes the breakers of what is named and all below it, NULL = any, and forgets failures, throttling, openings by hand and what limits have counted';
+
+CREATE FUNCTION llm_stat_reset()
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_stat_reset IS 'begins anew with what llm_status and llm_stat_tier count in this database';

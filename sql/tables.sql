@@ -29,7 +29,29 @@ CREATE TABLE llm_provider (
 		CHECK (secret ~ '^(env:[A-Za-z_][A-Za-z0-9_]*|file:/[^\x01-\x1f\x7f]+|[a-z_][a-z0-9_]{0,62})$'),
 	headers jsonb
 		CHECK (jsonb_typeof(headers) = 'object'),
-	enabled boolean NOT NULL DEFAULT true
+	enabled boolean NOT NULL DEFAULT true,
+	-- The defaults are those of breaker_defaults in src/health/breaker.c.
+	breaker_window interval NOT NULL DEFAULT '30 s'
+		CHECK (breaker_window BETWEEN '1 s' AND '10 min'),
+	breaker_min_calls int NOT NULL DEFAULT 5
+		CHECK (breaker_min_calls > 0),
+	breaker_failure_rate real NOT NULL DEFAULT 0.5
+		CHECK (breaker_failure_rate BETWEEN '0' AND '1'),
+	breaker_consecutive int NOT NULL DEFAULT 3
+		CHECK (breaker_consecutive > 0),
+	breaker_slow_call interval
+		CHECK (breaker_slow_call > '0' AND breaker_slow_call <= '1 day'),
+	breaker_slow_rate real NOT NULL DEFAULT 0.8
+		CHECK (breaker_slow_rate BETWEEN '0' AND '1'),
+	breaker_open_time interval NOT NULL DEFAULT '5 s'
+		CHECK (breaker_open_time > '0' AND breaker_open_time <= '1 day'),
+	breaker_open_time_max interval NOT NULL DEFAULT '5 min'
+		CHECK (breaker_open_time_max > '0' AND breaker_open_time_max <= '1 day'),
+	breaker_half_open_calls int NOT NULL DEFAULT 3
+		CHECK (breaker_half_open_calls BETWEEN 1 AND 100),
+	breaker_ramp interval NOT NULL DEFAULT '30 s'
+		CHECK (breaker_ramp BETWEEN '0' AND '1 day'),
+	CHECK (breaker_open_time <= breaker_open_time_max)
 );
 
 CREATE TABLE llm_region (
@@ -50,6 +72,7 @@ CREATE TABLE llm_region (
 	weight real NOT NULL DEFAULT 1
 		CHECK (weight BETWEEN '0' AND '1000000'),
 	enabled boolean NOT NULL DEFAULT true,
+	max_inflight int CHECK (max_inflight > 0),
 	PRIMARY KEY (provider, name)
 );
 
@@ -68,6 +91,8 @@ CREATE TABLE llm_model (
 	capabilities text[]
 		CHECK (capabilities OPERATOR(pg_catalog.<@)
 			   '{json_schema,tools,images,temperature,system,embeddings}'),
+	rpm int CHECK (rpm > 0),
+	tpm int CHECK (tpm > 0),
 	enabled boolean NOT NULL DEFAULT true,
 	PRIMARY KEY (provider, name)
 );
@@ -80,7 +105,7 @@ CREATE TABLE llm_tier (
 		CHECK (fallback <> name),
 	enabled boolean NOT NULL DEFAULT true,
 	strategy text NOT NULL DEFAULT 'weighted'
-		CHECK (strategy IN ('weighted')),
+		CHECK (strategy IN ('weighted', 'latency', 'least_busy', 'cost')),
 	timeout interval NOT NULL DEFAULT '2 min'
 		CHECK (timeout > '0' AND timeout <= '1 day'),
 	attempt_timeout interval NOT NULL DEFAULT '1 min'
@@ -92,7 +117,11 @@ CREATE TABLE llm_tier (
 	max_attempts int NOT NULL DEFAULT 6
 		CHECK (max_attempts BETWEEN 1 AND 100),
 	on_content_filter text NOT NULL DEFAULT 'raise'
-		CHECK (on_content_filter IN ('raise', 'next'))
+		CHECK (on_content_filter IN ('raise', 'next')),
+	hedge_after interval
+		CHECK (hedge_after > '0' AND hedge_after <= '1 day'),
+	warm_share real NOT NULL DEFAULT 0
+		CHECK (warm_share BETWEEN '0' AND '0.5')
 );
 
 CREATE TABLE llm_route (

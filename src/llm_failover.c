@@ -6,12 +6,21 @@
 
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
 
+#include "catalog/breaker_store.h"
+#include "health/shared.h"
 #include "settings.h"
 
 PG_MODULE_MAGIC;
 
 PGDLLEXPORT void _PG_init(void);
+
+static shmem_request_hook_type prev_shmem_request_hook;
+static shmem_startup_hook_type prev_shmem_startup_hook;
+
+static void request_memory(void);
+static void start_memory(void);
 
 /* Runs once a process, or once in the postmaster when preloaded. */
 void
@@ -21,5 +30,28 @@ _PG_init(void)
 		return;					/* each function says what is missing */
 
 	settings_init();
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_memory;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = start_memory;
+	health_listener = breaker_store_note;
 	llm_preloaded = true;
+}
+
+/* Asks for shared memory. */
+static void
+request_memory(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	shared_request();
+}
+
+/* Makes what lies in it, at each start and after each crash. */
+static void
+start_memory(void)
+{
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	shared_startup();
 }

@@ -2,9 +2,9 @@
  * settings.c
  *	  The settings of the extension (GUC parameters).
  *
- * Nothing here is PGC_POSTMASTER, but the library must be preloaded all the
- * same: later parts live in shared memory, and a function that works in one
- * session and not in the next would be worse than one that says so.
+ * They are defined when the library is preloaded and only then: the sizes of
+ * shared memory cannot be set later, and a function that works in one session
+ * and not in the next would be worse than one that says so.
  */
 #include "postgres.h"
 
@@ -13,7 +13,14 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#include "health/shared.h"
 #include "settings.h"
+
+#define DEFAULT_MAX_CELLS 1024
+#define LARGEST_MAX_CELLS 65536	/* of some 10 kB each */
+
+#define DEFAULT_MAX_DATABASES 16
+#define LARGEST_MAX_DATABASES 1024
 
 #define DEFAULT_MAX_RESPONSE_SIZE (16 * 1024)	/* kB */
 
@@ -31,6 +38,8 @@ char	   *llm_proxy;
 char	   *llm_ca_file;
 bool		llm_allow_insecure_http = false;
 int			llm_max_response_size = DEFAULT_MAX_RESPONSE_SIZE;
+int			llm_max_cells = DEFAULT_MAX_CELLS;
+int			llm_max_databases = DEFAULT_MAX_DATABASES;
 
 bool		llm_preloaded = false;
 
@@ -42,6 +51,7 @@ static const struct config_enum_entry on_error_options[] = {
 
 static void define_call_settings(void);
 static void define_safety_settings(void);
+static void define_memory_settings(void);
 
 /* Defines all settings and reserves their prefix. */
 void
@@ -49,6 +59,7 @@ settings_init(void)
 {
 	define_call_settings();
 	define_safety_settings();
+	define_memory_settings();
 	MarkGUCPrefixReserved("llm_failover");
 }
 
@@ -114,6 +125,25 @@ define_safety_settings(void)
 							/* min_value= */ 1,
 							/* max_value= */ LARGEST_MAX_RESPONSE_SIZE,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+}
+
+/* Defines how large shared memory is. */
+static void
+define_memory_settings(void)
+{
+	DefineCustomIntVariable("llm_failover.max_cells",
+							"Sets for how many providers, regions, targets and tiers health is shared.",
+							"Those of all databases count; what is beyond is known to each session alone.",
+							&llm_max_cells, DEFAULT_MAX_CELLS,
+							/* min_value= */ 1,
+							/* max_value= */ LARGEST_MAX_CELLS,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("llm_failover.max_databases",
+							"Sets for how many databases breakers are kept over a restart.",
+							NULL, &llm_max_databases, DEFAULT_MAX_DATABASES,
+							/* min_value= */ 1,
+							/* max_value= */ LARGEST_MAX_DATABASES,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
 /* Raises unless the library was loaded at server start. */

@@ -25,9 +25,13 @@
 
 #define MAX_WEIGHT		1000000
 #define MAX_ATTEMPTS	100
+#define MAX_HALF_OPEN_CALLS 100
+#define MAX_WARM_SHARE	0.5
 #define SHOWN_MAX		80		/* bytes of a value in a message */
 
-static const char *const strategies[] = {"weighted", NULL};
+static const char *const strategies[] = {
+	"weighted", "latency", "least_busy", "cost", NULL
+};
 static const char *const filter_reactions[] = {"raise", "next", NULL};
 
 /* Tables where somebody may write a key, if only into the wrong column. */
@@ -49,6 +53,17 @@ static const ColumnRule column_rules[] = {
 	RULE("llm_provider", "secret", check_reference),
 	RULE("llm_provider", "headers", check_headers),
 	RULE("llm_provider", "secret", check_provider_access, .sees_null = true),
+	RULE("llm_provider", "breaker_window", check_window),
+	RULE("llm_provider", "breaker_min_calls", check_number, .min = 1, .max = INFINITY),
+	RULE("llm_provider", "breaker_failure_rate", check_number, .min = 0, .max = 1),
+	RULE("llm_provider", "breaker_consecutive", check_number, .min = 1, .max = INFINITY),
+	RULE("llm_provider", "breaker_slow_call", check_duration),
+	RULE("llm_provider", "breaker_slow_rate", check_number, .min = 0, .max = 1),
+	RULE("llm_provider", "breaker_open_time", check_duration),
+	RULE("llm_provider", "breaker_open_time_max", check_duration),
+	RULE("llm_provider", "breaker_open_time", check_open_time),
+	RULE("llm_provider", "breaker_half_open_calls", check_number, .min = 1, .max = MAX_HALF_OPEN_CALLS),
+	RULE("llm_provider", "breaker_ramp", check_ramp),
 
 	RULE("llm_region", "provider", check_not_builtin),
 	RULE("llm_region", "name", check_name),
@@ -58,6 +73,7 @@ static const ColumnRule column_rules[] = {
 	RULE("llm_region", "residency", check_labels),
 	RULE("llm_region", "weight", check_number, .min = 0, .max = MAX_WEIGHT),
 	RULE("llm_region", "secret", check_region_access, .sees_null = true),
+	RULE("llm_region", "max_inflight", check_number, .min = 1, .max = INFINITY),
 
 	RULE("llm_model", "provider", check_not_builtin),
 	RULE("llm_model", "name", check_model_name),
@@ -67,6 +83,8 @@ static const ColumnRule column_rules[] = {
 	RULE("llm_model", "output_price", check_number, .min = 0, .max = INFINITY),
 	RULE("llm_model", "cached_input_price", check_number, .min = 0, .max = INFINITY),
 	RULE("llm_model", "capabilities", check_capabilities),
+	RULE("llm_model", "rpm", check_number, .min = 1, .max = INFINITY),
+	RULE("llm_model", "tpm", check_number, .min = 1, .max = INFINITY),
 
 	RULE("llm_tier", "name", check_name),
 	RULE("llm_tier", "fallback", check_name),
@@ -78,6 +96,8 @@ static const ColumnRule column_rules[] = {
 	RULE("llm_tier", "first_byte_timeout", check_duration),
 	RULE("llm_tier", "max_attempts", check_number, .min = 1, .max = MAX_ATTEMPTS),
 	RULE("llm_tier", "on_content_filter", check_word, .words = filter_reactions),
+	RULE("llm_tier", "hedge_after", check_duration),
+	RULE("llm_tier", "warm_share", check_number, .min = 0, .max = MAX_WARM_SHARE),
 
 	RULE("llm_route", "provider", check_name),
 	RULE("llm_route", "region", check_name),
@@ -95,6 +115,7 @@ static const ColumnRule column_rules[] = {
 
 static void check_columns(const CheckedRow *row);
 static void check_not_null(const CheckedRow *row);
+static int	find_column(Relation rel, const char *column);
 static void hide_copied_line(Relation rel);
 
 PG_FUNCTION_INFO_V1(llm_config_check);
@@ -118,7 +139,10 @@ llm_config_check(PG_FUNCTION_ARGS)
 	return PointerGetDatum(row.tuple);
 }
 
-/* Applies the rules of the row's table. */
+/*
+ * Applies the rules of the row's table. What has no column there belongs to a
+ * later version of the SQL than the database has.
+ */
 static void
 check_columns(const CheckedRow *row)
 {
@@ -127,14 +151,16 @@ check_columns(const CheckedRow *row)
 	for (size_t i = 0; i < lengthof(column_rules); i++)
 	{
 		const ColumnRule *rule = &column_rules[i];
+		int			number;
 		Datum		value;
 		bool		isnull;
 
 		if (strcmp(rule->table, RelationGetRelationName(row->rel)) != 0)
 			continue;
-		value = heap_getattr(row->tuple,
-							 column_number(row->rel, rule->column),
-							 desc, &isnull);
+		number = find_column(row->rel, rule->column);
+		if (number == 0)
+			continue;
+		value = heap_getattr(row->tuple, number, desc, &isnull);
 		if (!isnull || rule->sees_null)
 			rule->check(row, rule, isnull ? (Datum) 0 : value);
 	}
@@ -202,17 +228,28 @@ triggered_row(const TriggerData *trigger)
 	return row;
 }
 
-/* Finds a column by name; there is no table of ours without it. */
-int
-column_number(Relation rel, const char *column)
+/* Finds a column by name; 0 if there is none. */
+static int
+find_column(Relation rel, const char *column)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 
 	for (int i = 0; i < desc->natts; i++)
 		if (strcmp(NameStr(TupleDescAttr(desc, i)->attname), column) == 0)
 			return i + 1;
-	elog(ERROR, "table \"%s\" has no column \"%s\"",
-		 RelationGetRelationName(rel), column);
+	return 0;
+}
+
+/* Finds a column by name; there is no table of ours without it. */
+int
+column_number(Relation rel, const char *column)
+{
+	int			number = find_column(rel, column);
+
+	if (number == 0)
+		elog(ERROR, "table \"%s\" has no column \"%s\"",
+			 RelationGetRelationName(rel), column);
+	return number;
 }
 
 /* Returns a text column of a row, palloc'd, or NULL. */

@@ -68,6 +68,12 @@ extern void check_number(const CheckedRow *row, const ColumnRule *rule,
 						 Datum value);
 extern void check_duration(const CheckedRow *row, const ColumnRule *rule,
 						   Datum value);
+extern void check_window(const CheckedRow *row, const ColumnRule *rule,
+						 Datum value);
+extern void check_ramp(const CheckedRow *row, const ColumnRule *rule,
+					   Datum value);
+extern void check_open_time(const CheckedRow *row, const ColumnRule *rule,
+							Datum value);
 extern void check_word(const CheckedRow *row, const ColumnRule *rule,
 					   Datum value);
 extern void check_dialect(const CheckedRow *row, const ColumnRule *rule,

@@ -9,6 +9,7 @@
 #include <ctype.h>
 #include <math.h>
 
+#include "access/htup_details.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "regex/regex.h"
@@ -25,6 +26,9 @@
 #define NAME_MAX_BYTES	63
 #define MODEL_MAX_BYTES	128
 
+static void want_duration(const CheckedRow *row, const ColumnRule *rule,
+						  Datum value, int64 least, int64 most,
+						  const char *range);
 static double number_of(Datum value, Oid type);
 static char *printed(const CheckedRow *row, const char *column, Datum value);
 static char *quoted_words(const char *const *words);
@@ -121,7 +125,7 @@ check_number(const CheckedRow *row, const ColumnRule *rule, Datum value)
 						printed(row, rule->column, value))));
 	ereport(ERROR,
 			(refusal(row, rule->column),
-			 errmsg("%s.%s must be a number from %.0f to %.0f, not %s",
+			 errmsg("%s.%s must be a number from %.7g to %.7g, not %s",
 					COLUMN(row, rule), rule->min, rule->max,
 					printed(row, rule->column, value))));
 }
@@ -160,18 +164,63 @@ printed(const CheckedRow *row, const char *column, Datum value)
 void
 check_duration(const CheckedRow *row, const ColumnRule *rule, Datum value)
 {
-	Interval	none = {0};
-	Interval	longest = {.day = 1};
+	want_duration(row, rule, value, 1, USECS_PER_DAY,
+				  "above 0 and up to 1 day");
+}
 
-	if (DatumGetBool(DirectFunctionCall2(interval_gt, value,
-										 IntervalPGetDatum(&none))) &&
+/* Wants a length of time that has enough in it and is still recent. */
+void
+check_window(const CheckedRow *row, const ColumnRule *rule, Datum value)
+{
+	want_duration(row, rule, value, USECS_PER_SEC, 10 * USECS_PER_MINUTE,
+				  "from 1 second to 10 minutes");
+}
+
+/* Wants an interval that may be none, up to a day. */
+void
+check_ramp(const CheckedRow *row, const ColumnRule *rule, Datum value)
+{
+	want_duration(row, rule, value, 0, USECS_PER_DAY, "from 0 to 1 day");
+}
+
+/* Wants an interval from `least` to `most` microseconds: `range`, in words. */
+static void
+want_duration(const CheckedRow *row, const ColumnRule *rule, Datum value,
+			  int64 least, int64 most, const char *range)
+{
+	Interval	shortest = {.time = least};
+	Interval	longest = {.time = most};
+
+	if (DatumGetBool(DirectFunctionCall2(interval_ge, value,
+										 IntervalPGetDatum(&shortest))) &&
 		DatumGetBool(DirectFunctionCall2(interval_le, value,
 										 IntervalPGetDatum(&longest))))
 		return;
 	ereport(ERROR,
 			(refusal(row, rule->column),
-			 errmsg("%s.%s must be an interval above 0 and up to 1 day, not %s",
-					COLUMN(row, rule), printed(row, rule->column, value))));
+			 errmsg("%s.%s must be an interval %s, not %s",
+					COLUMN(row, rule), range,
+					printed(row, rule->column, value))));
+}
+
+/* Wants the first open time not to be longer than the longest one. */
+void
+check_open_time(const CheckedRow *row, const ColumnRule *rule, Datum value)
+{
+	static const char longest[] = "breaker_open_time_max";
+	bool		isnull;
+	Datum		most = heap_getattr(row->tuple,
+									column_number(row->rel, longest),
+									RelationGetDescr(row->rel), &isnull);
+
+	if (isnull || DatumGetBool(DirectFunctionCall2(interval_le, value, most)))
+		return;
+	ereport(ERROR,
+			(refusal(row, rule->column),
+			 errmsg("%s.%s must be at most %s (%s), not %s",
+					COLUMN(row, rule), longest, printed(row, longest, most),
+					printed(row, rule->column, value)),
+			 errhint("Set both in one statement.")));
 }
 
 /* Wants one of rule->words. */

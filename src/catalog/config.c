@@ -10,6 +10,9 @@
  * was counted since its load began, so a message that arrives during the load
  * leads to another load at the next call, and an error in the middle leaves
  * the old snapshot outdated and nothing else behind.
+ *
+ * A snapshot refers to cells in shared memory, which can be given to others:
+ * then it is current as before, and only its references are found anew.
  */
 #include "postgres.h"
 
@@ -17,7 +20,9 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "breaker_store.h"
 #include "config_internal.h"
+#include "health/shared.h"
 
 static Config *current;			/* the newest snapshot, or NULL */
 static uint64 current_as_of;	/* ninvalidations when its load began */
@@ -51,7 +56,10 @@ config_get(Oid any_own_function)
 		uint64		as_of = ninvalidations;
 
 		publish(load_config(any_own_function), as_of);
+		breaker_store_restore(current);
 	}
+	else if (unlikely(current->cells_as_of != cells_reclaimed()))
+		config_find_cells(current);
 	return current;
 }
 

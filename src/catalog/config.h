@@ -18,6 +18,7 @@
 
 #include "catalog/builtin.h"
 #include "dialect/dialect.h"
+#include "health/health.h"
 #include "util/clock.h"
 
 /*
@@ -55,6 +56,7 @@ typedef struct Region
 	int			position;
 	double		weight;
 	bool		enabled;
+	int			max_inflight;	/* 0 = no limit */
 	bool		implicit;		/* no row: the provider's only region */
 	const char *problem;		/* why it cannot be called, or NULL */
 	/* as stored */
@@ -71,6 +73,7 @@ typedef struct Provider
 	bool		enabled;
 	int			nregions;		/* at least 1 */
 	Region	   *regions;		/* by position and name */
+	BreakerConfig breaker;		/* of all its scopes */
 	const char *problem;		/* why it cannot be called, or NULL */
 	/* as stored */
 	char	   *dialect_name;
@@ -87,8 +90,12 @@ typedef struct Model
 	Picodollars output_price;
 	Picodollars cached_input_price;
 	uint32		capabilities;	/* CAP_…, the dialect's when NULL */
+	int			rpm;			/* of each target; 0 = no limit */
+	int			tpm;
 	bool		enabled;
 	bool		known;			/* has a row */
+	int			ntargets;
+	struct Target **targets;	/* by region */
 	/* as stored */
 	char	   *provider_name;
 	bool		has_capabilities;
@@ -113,6 +120,14 @@ typedef struct Route
 	char	   *tier_name;
 } Route;
 
+/* A model at one region: what attempts are made at. */
+typedef struct Target
+{
+	Region	   *region;
+	Model	   *model;
+	HealthTarget health;		/* refers to cells in shared memory */
+} Target;
+
 /*
  * A route at one region. Sorted by (route.position, region.position); a run
  * of equal pairs is a group.
@@ -121,6 +136,7 @@ typedef struct Candidate
 {
 	Route	   *route;
 	Region	   *region;			/* NULL: builtin, or problem is set */
+	Target	   *target;			/* NULL when region is */
 	int			group;			/* 0, 1, … within the tier */
 	double		share;			/* of its group, over the enabled, 0–1 */
 	const char *problem;		/* why its configuration cannot work, or NULL */
@@ -139,6 +155,9 @@ typedef struct Tier
 	Usec		first_byte_timeout; /* 0 = none of its own */
 	int			max_attempts;
 	bool		content_filter_next;	/* on_content_filter = 'next' */
+	Usec		hedge_after;	/* 0 = never */
+	double		warm_share;
+	CellRef		cell;			/* its counts in shared memory */
 	int			ncandidates;
 	Candidate  *candidates;		/* enabled or not: see candidate_disabled() */
 	/* as stored */
@@ -178,6 +197,9 @@ typedef struct Config
 	Tier	   *tiers;			/* by name */
 	int			nroutes;
 	Route	   *routes;			/* by tier, position, names */
+	int			ntargets;
+	Target	   *targets;		/* of all routes: by provider, region, model */
+	uint64		cells_as_of;	/* cells_reclaimed() when they were found */
 	int			nrules;
 	Rule	   *rules;
 	int			nsecrets;

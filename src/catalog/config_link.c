@@ -51,10 +51,12 @@ config_link(Config *config)
 	link_tiers(config);
 	link_routes(config);
 	link_candidates(config);
+	config_add_targets(config);
+	config_find_cells(config);
 	keep_enabled_rules(config);
 }
 
-/* Finds the dialects. */
+/* Finds the dialects, and sees to it that breakers can work. */
 static void
 link_providers(Config *config)
 {
@@ -63,6 +65,7 @@ link_providers(Config *config)
 	{
 		Provider   *provider = &config->providers[i];
 
+		clamp_breaker(&provider->breaker);
 		provider->dialect = dialect_find(provider->dialect_name);
 		if (provider->dialect == NULL)
 			provider->problem = psprintf("dialect \"%s\" does not exist",

@@ -46,7 +46,8 @@ typedef struct ConfigTable
 	const ConfigColumn *columns;
 } ConfigTable;
 
-static const Provider blank_provider = {.name = "", .dialect_name = ""};
+/* Its breaker is filled in before tables are read. */
+static Provider blank_provider = {.name = "", .dialect_name = ""};
 
 static const ConfigColumn provider_columns[] = {
 	{"name", TEXTOID, read_text, offsetof(Provider, name), 0},
@@ -56,6 +57,26 @@ static const ConfigColumn provider_columns[] = {
 	{"headers", JSONBOID, read_headers, offsetof(Provider, headers),
 	offsetof(Provider, nheaders)},
 	{"enabled", BOOLOID, read_boolean, offsetof(Provider, enabled), 0},
+	{"breaker_window", INTERVALOID, read_duration,
+	offsetof(Provider, breaker.window), 0},
+	{"breaker_min_calls", INT4OID, read_integer,
+	offsetof(Provider, breaker.min_calls), 0},
+	{"breaker_failure_rate", FLOAT4OID, read_share,
+	offsetof(Provider, breaker.failure_rate), 0},
+	{"breaker_consecutive", INT4OID, read_integer,
+	offsetof(Provider, breaker.consecutive), 0},
+	{"breaker_slow_call", INTERVALOID, read_duration,
+	offsetof(Provider, breaker.slow_call), 0},
+	{"breaker_slow_rate", FLOAT4OID, read_share,
+	offsetof(Provider, breaker.slow_rate), 0},
+	{"breaker_open_time", INTERVALOID, read_duration,
+	offsetof(Provider, breaker.open_time), 0},
+	{"breaker_open_time_max", INTERVALOID, read_duration,
+	offsetof(Provider, breaker.open_time_max), 0},
+	{"breaker_half_open_calls", INT4OID, read_integer,
+	offsetof(Provider, breaker.half_open_calls), 0},
+	{"breaker_ramp", INTERVALOID, read_duration,
+	offsetof(Provider, breaker.ramp), 0},
 };
 
 static const Region blank_region = {
@@ -76,6 +97,7 @@ static const ConfigColumn region_columns[] = {
 	{"position", INT4OID, read_integer, offsetof(Region, position), 0},
 	{"weight", FLOAT4OID, read_weight, offsetof(Region, weight), 0},
 	{"enabled", BOOLOID, read_boolean, offsetof(Region, enabled), 0},
+	{"max_inflight", INT4OID, read_limit, offsetof(Region, max_inflight), 0},
 };
 
 static const Model blank_model = {
@@ -100,6 +122,8 @@ static const ConfigColumn model_columns[] = {
 	offsetof(Model, cached_input_price), 0},
 	{"capabilities", TEXTARRAYOID, read_capabilities,
 	offsetof(Model, capabilities), offsetof(Model, has_capabilities)},
+	{"rpm", INT4OID, read_limit, offsetof(Model, rpm), 0},
+	{"tpm", INT4OID, read_limit, offsetof(Model, tpm), 0},
 	{"enabled", BOOLOID, read_boolean, offsetof(Model, enabled), 0},
 };
 
@@ -124,6 +148,9 @@ static const ConfigColumn tier_columns[] = {
 	{"max_attempts", INT4OID, read_integer, offsetof(Tier, max_attempts), 0},
 	{"on_content_filter", TEXTOID, read_text,
 	offsetof(Tier, on_content_filter), 0},
+	{"hedge_after", INTERVALOID, read_duration,
+	offsetof(Tier, hedge_after), 0},
+	{"warm_share", FLOAT4OID, read_share, offsetof(Tier, warm_share), 0},
 };
 
 static const Route blank_route = {
@@ -223,6 +250,7 @@ config_tables_read(Config *config, const Oid relids[CONFIG_NTABLES])
 	Relation	rels[CONFIG_NTABLES];
 	Snapshot	snapshot;
 
+	blank_provider.breaker = breaker_defaults;
 	for (int i = 0; i < CONFIG_NTABLES; i++)
 		rels[i] = table_open(relids[i], AccessShareLock);
 	snapshot = RegisterSnapshot(GetCatalogSnapshot(relids[0]));

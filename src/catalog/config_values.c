@@ -24,10 +24,15 @@
 
 /* What the tables allow. */
 #define WEIGHT_MAX 1000000
+#define WINDOW_MIN USECS_PER_SEC
+#define WINDOW_MAX (10 * USECS_PER_MINUTE)
+#define PAUSE_MAX USECS_PER_DAY
+#define HALF_OPEN_CALLS_MAX 100
 
 /* An end that is far away, but to which a point in time can be added. */
 #define DURATION_MAX (PG_INT64_MAX / 4)
 
+static int64 clamp(int64 value, int64 least, int64 most);
 static Usec interval_to_usec(const Interval *interval);
 static int	deconstruct_text_array(Datum value, Datum **elements, bool **nulls);
 
@@ -66,6 +71,13 @@ read_integer(Datum value, char *field, char *aside pg_attribute_unused())
 	*(int *) field = DatumGetInt32(value);
 }
 
+/* Reads int into an int, 0 being no limit. */
+void
+read_limit(Datum value, char *field, char *aside pg_attribute_unused())
+{
+	*(int *) field = Max(0, DatumGetInt32(value));
+}
+
 /* Reads real into a double that is not negative and is a number. */
 void
 read_weight(Datum value, char *field, char *aside pg_attribute_unused())
@@ -73,6 +85,15 @@ read_weight(Datum value, char *field, char *aside pg_attribute_unused())
 	double		weight = DatumGetFloat4(value);
 
 	*(double *) field = weight > 0 ? Min(weight, WEIGHT_MAX) : 0;
+}
+
+/* Reads real into a double from 0 to 1. */
+void
+read_share(Datum value, char *field, char *aside pg_attribute_unused())
+{
+	double		share = DatumGetFloat4(value);
+
+	*(double *) field = share > 0 ? Min(share, 1) : 0;
 }
 
 /* Reads interval into a Usec. */
@@ -95,6 +116,26 @@ interval_to_usec(const Interval *interval)
 		pg_add_s64_overflow(usecs, interval->time, &usecs))
 		return days < 0 ? 0 : DURATION_MAX;
 	return usecs;
+}
+
+/* Brings a breaker's settings into the ranges of llm_provider. */
+void
+clamp_breaker(BreakerConfig *breaker)
+{
+	breaker->window = clamp(breaker->window, WINDOW_MIN, WINDOW_MAX);
+	breaker->min_calls = Max(breaker->min_calls, 1);
+	breaker->consecutive = Max(breaker->consecutive, 1);
+	breaker->open_time_max = clamp(breaker->open_time_max, 1, PAUSE_MAX);
+	breaker->open_time = clamp(breaker->open_time, 1, breaker->open_time_max);
+	breaker->half_open_calls = clamp(breaker->half_open_calls, 1,
+									 HALF_OPEN_CALLS_MAX);
+	breaker->ramp = clamp(breaker->ramp, 0, PAUSE_MAX);
+}
+
+static int64
+clamp(int64 value, int64 least, int64 most)
+{
+	return Max(least, Min(value, most));
 }
 
 /*

@@ -13,10 +13,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/hashfn.h"
 #include "lib/ilist.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 
+#include "health/shared.h"
 #include "secret.h"
 
 #define MAX_FILES 64
@@ -133,6 +135,44 @@ secret_problem(const Config *config, const Candidate *candidate)
 		if (secret_is_reference(provider->headers[i].value))
 			problem = why_unresolved(config, provider->headers[i].value);
 	return problem;
+}
+
+/* Adds a text to a fingerprint. */
+static uint64
+add_to_fingerprint(uint64 fingerprint, const char *text)
+{
+	return hash_bytes_extended((const unsigned char *) text,
+							   (int) strlen(text), fingerprint);
+}
+
+/* Adds what a reference leads to; one that leads nowhere is itself. */
+static uint64
+add_reference(uint64 fingerprint, const Config *config, const char *reference)
+{
+	const char *problem;
+	const char *hint;
+	const char *key = secret_resolve(config, reference, &problem, &hint);
+
+	return add_to_fingerprint(fingerprint, key ? key : reference);
+}
+
+/* Returns a number for a candidate's keys and address; see the header. */
+uint64
+secret_fingerprint(const Config *config, const Candidate *candidate)
+{
+	const Region *region = candidate->region;
+	const Provider *provider = region->provider;
+	uint64		fingerprint = shared_salt();
+
+	if (region->base_url)
+		fingerprint = add_to_fingerprint(fingerprint, region->base_url);
+	if (region->secret)
+		fingerprint = add_reference(fingerprint, config, region->secret);
+	for (int i = 0; i < provider->nheaders; i++)
+		fingerprint = secret_is_reference(provider->headers[i].value) ?
+			add_reference(fingerprint, config, provider->headers[i].value) :
+			add_to_fingerprint(fingerprint, provider->headers[i].value);
+	return fingerprint ? fingerprint : 1;
 }
 
 /* Says whether a header's value is a reference. */

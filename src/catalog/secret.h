@@ -28,6 +28,13 @@ extern const char *secret_resolve(const Config *config, const char *reference,
 extern const char *secret_problem(const Config *config,
 								  const Candidate *candidate);
 
+/*
+ * Returns a number for a candidate's keys and address, never 0: another one
+ * when any of them changes. Salted, so that it tells nothing about them.
+ */
+extern uint64 secret_fingerprint(const Config *config,
+								 const Candidate *candidate);
+
 /* Whether a header's value is env:, file: or secret:, and not a literal. */
 extern bool secret_is_reference(const char *value);
 

@@ -3,7 +3,8 @@
  *	  What the dialects share. Private to this directory.
  *
  * request.c writes what goes out, chat.c and turns.c know messages, reply.c
- * reads what comes back, error.c and retry.c read what else may come back.
+ * reads what comes back, error.c, retry.c and limits.c read what else may come
+ * back.
  */
 #ifndef LLM_DIALECT_COMMON_H
 #define LLM_DIALECT_COMMON_H
@@ -133,6 +134,11 @@ extern bool error_read(const JsonNode *root, int status, Reply *out);
 /* retry.c */
 extern int64 retry_hint(const HttpResponse *resp, time_t now,
 						const JsonNode *error, const char *text);
+extern double read_reset(const HttpResponse *resp, const char *name,
+						 time_t now);
+
+/* limits.c */
+extern void limits_read(const HttpResponse *resp, time_t now, Reply *out);
 
 /* openai.c, for azure.c */
 extern void openai_put_body(StringInfo out, const ChatRequest *chat,

@@ -15,6 +15,7 @@
 
 #include <time.h>
 
+#include "health/limiter.h"
 #include "json/json.h"
 #include "util/http.h"
 
@@ -113,6 +114,8 @@ typedef struct Reply
 	/* of both */
 	const char *request_id;
 	int64		retry_after_ms;	/* the longest hint found; 0 = none */
+	LimitNotice requests_left;	/* of its owner's rate limits */
+	LimitNotice tokens_left;
 } Reply;
 
 typedef struct Dialect

@@ -91,6 +91,7 @@ reply_begin(const HttpResponse *resp, time_t now, Reply *out)
 	out->input_tokens = out->output_tokens = -1;
 	out->cached_tokens = out->reasoning_tokens = -1;
 	out->request_id = find_request_id(resp);
+	limits_read(resp, now, out);
 
 	root = json_parse(resp->body, resp->body_len, &why);
 	if (root == NULL)

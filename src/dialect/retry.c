@@ -1,6 +1,7 @@
 /*
  * retry.c
- *	  When may one ask again: every place where vendors hide it.
+ *	  When may one ask again: every place where vendors hide it. Also the
+ *	  reader of all times in headers.
  *
  * Headers (Retry-After in seconds or as a date, retry-after-ms,
  * x-ms-retry-after-ms), Google's RetryInfo, the words "try again in 6m0s", and
@@ -116,20 +117,65 @@ read_duration(const char *text, double bare_ms)
 	return total;
 }
 
+/*
+ * Rewrites a time of RFC 3339, such as 2025-11-22T17:00:00.5+01:00, so that
+ * curl_getdate() can judge it: 20251122 17:00:00 +0100. NULL when it is none.
+ */
+static const char *
+rewrite_rfc3339(const char *value)
+{
+	static const char shape[] = "0000-00-00T00:00:00";
+	const char *zone;
+	int			hours;
+
+	for (size_t i = 0; i < strlen(shape); i++)
+		if (shape[i] == '0' ? !is_digit(value[i]) :
+			pg_toupper((unsigned char) value[i]) != shape[i])
+			return NULL;
+	zone = value + strlen(shape);
+	if (*zone == '.')
+		zone += 1 + strspn(zone + 1, "0123456789");
+	if (pg_strcasecmp(zone, "Z") == 0)
+		zone = "GMT";
+	hours = (int) strcspn(zone, ":");
+	return psprintf("%.4s%.2s%.2s %.8s %.*s%s", value, value + 5, value + 8,
+					value + 11, hours, zone,
+					zone[hours] ? zone + hours + 1 : "");
+}
+
 /* Reads a header that is a length of time, or a date; as above. */
 static double
 read_header(const HttpResponse *resp, const char *name, double bare_ms,
 			time_t now)
 {
-	char	   *value = http_header(resp, name);
+	const char *value = http_header(resp, name);
+	const char *rewritten;
 	time_t		date;
 
 	if (value == NULL)
 		return 0;
-	if (is_digit(*value))
+	rewritten = rewrite_rfc3339(value);
+	if (rewritten == NULL && is_digit(*value))
 		return read_duration(value, bare_ms);
-	date = curl_getdate(value, NULL);
+	date = curl_getdate(rewritten ? rewritten : value, NULL);
 	return date > now ? (double) (date - now) * MS_SECOND : 0;
+}
+
+/*
+ * Reads a header with the time after which a limit is whole again: a length of
+ * time, or a point in it. Returns milliseconds, 0 when there is none.
+ */
+double
+read_reset(const HttpResponse *resp, const char *name, time_t now)
+{
+	double		ms = read_header(resp, name, MS_SECOND, now);
+
+	/* A bare number that large is a point in time. */
+	if (ms >= EPOCH_MS * MS_SECOND)
+		ms = ms / MS_SECOND - (double) now * MS_SECOND;
+	else if (ms >= EPOCH_SECONDS * MS_SECOND)
+		ms -= (double) now * MS_SECOND;
+	return longer(ms, 0);
 }
 
 /*
@@ -144,17 +190,10 @@ read_resets(const HttpResponse *resp, time_t now)
 	for (size_t i = 0; i < lengthof(resets); i++)
 	{
 		char	   *remaining = http_header(resp, resets[i][1]);
-		double		ms;
 
 		if (remaining && strtod(remaining, NULL) > 0)
 			continue;
-		ms = read_header(resp, resets[i][0], MS_SECOND, now);
-		/* A bare number that large is a point in time. */
-		if (ms >= EPOCH_MS * MS_SECOND)
-			ms = ms / MS_SECOND - (double) now * MS_SECOND;
-		else if (ms >= EPOCH_SECONDS * MS_SECOND)
-			ms -= (double) now * MS_SECOND;
-		longest = longer(longest, ms);
+		longest = longer(longest, read_reset(resp, resets[i][0], now));
 	}
 	return longest;
 }

@@ -11,24 +11,14 @@
 #include "catalog/secret.h"
 #include "utils/memutils.h"
 
-#include "call.h"
+#include "call_impl.h"
 #include "util/encoding.h"
 
 /* The longest text of a provider that is passed on, in bytes. */
 #define MAX_PROVIDER_TEXT 500
 
-/* Remembers the first configuration that cannot work. Always false. */
-bool
-call_misconfigured(Call *call, const char *problem, const char *hint)
-{
-	if (call->problem == NULL)
-	{
-		call->problem = MemoryContextStrdup(call->context, problem);
-		if (hint)
-			call->problem_hint = MemoryContextStrdup(call->context, hint);
-	}
-	return false;
-}
+/* So much longer than its timeout an attempt may hold a trial's permit. */
+#define LEASE_GRACE (5 * USEC_SEC)
 
 /* Remembers why a dialect could not say what is asked. Always false. */
 static bool
@@ -44,8 +34,9 @@ unsayable(Call *call, const char *why)
  * NULL when it cannot be resolved, which is remembered.
  */
 static const char *
-resolve(Call *call, const char *reference)
+resolve(Try *try, const char *reference)
 {
+	Call	   *call = try->call;
 	const char *problem;
 	const char *hint = NULL;
 	const char *word;
@@ -57,17 +48,17 @@ resolve(Call *call, const char *reference)
 		return NULL;
 	}
 	key = pstrdup(key);
-	call->secrets = lappend(call->secrets, unconstify(char *, key));
+	try->secrets = lappend(try->secrets, unconstify(char *, key));
 	/* of "Bearer KEY" in a header a provider may repeat the second word only */
 	word = strrchr(key, ' ');
 	if (word)
-		call->secrets = lappend(call->secrets, unconstify(char *, word + 1));
+		try->secrets = lappend(try->secrets, unconstify(char *, word + 1));
 	return key;
 }
 
 /* Resolves the provider's additional headers. */
 static bool
-resolve_headers(Call *call, const Provider *provider, Endpoint *endpoint)
+resolve_headers(Try *try, const Provider *provider, Endpoint *endpoint)
 {
 	ExtraHeader *headers;
 
@@ -80,7 +71,7 @@ resolve_headers(Call *call, const Provider *provider, Endpoint *endpoint)
 
 		headers[i].name = from->name;
 		headers[i].value = secret_is_reference(from->value) ?
-			resolve(call, from->value) : from->value;
+			resolve(try, from->value) : from->value;
 		if (headers[i].value == NULL)
 			return false;
 	}
@@ -91,10 +82,10 @@ resolve_headers(Call *call, const Provider *provider, Endpoint *endpoint)
 
 /* Puts together whom to ask, with inheritance done and keys resolved. */
 static bool
-resolve_endpoint(Call *call, const Candidate *candidate, Endpoint *endpoint)
+resolve_endpoint(Try *try, Endpoint *endpoint)
 {
-	const Route *route = candidate->route;
-	const Region *region = candidate->region;
+	const Route *route = try->candidate->route;
+	const Region *region = try->candidate->region;
 
 	*endpoint = (Endpoint) {
 		.base_url = region->base_url,
@@ -106,20 +97,21 @@ resolve_endpoint(Call *call, const Candidate *candidate, Endpoint *endpoint)
 	};
 	if (region->secret)
 	{
-		endpoint->secret = resolve(call, region->secret);
+		endpoint->secret = resolve(try, region->secret);
 		if (endpoint->secret == NULL)
 			return false;
 	}
-	return resolve_headers(call, route->provider, endpoint);
+	return resolve_headers(try, route->provider, endpoint);
 }
 
 /* The shorter of what the tier allows and what the deadline leaves. */
 static TransferLimits
-limits_of(Call *call, const Tier *tier, Usec now)
+limits_of(Try *try, Usec now)
 {
-	Usec		left = call->deadline - now;
+	const Tier *tier = try->tier;
+	Usec		left = try->call->deadline - now;
 
-	call->cut_by_deadline = left < tier->attempt_timeout;
+	try->cut_by_deadline = left < tier->attempt_timeout;
 	return (TransferLimits) {
 		.connect_timeout = tier->connect_timeout,
 		.first_byte_timeout = tier->first_byte_timeout,
@@ -127,19 +119,52 @@ limits_of(Call *call, const Tier *tier, Usec now)
 	};
 }
 
+/* Says whether an attempt is under way. */
+bool
+try_is_running(const Try *try)
+{
+	return try->transfer != NULL;
+}
+
+/* Returns the attempt that runs beside this one, or NULL. */
+Try *
+call_other_try(Try *try)
+{
+	for (int i = 0; i < MAX_TRIES; i++)
+		if (&try->call->tries[i] != try && try_is_running(&try->call->tries[i]))
+			return &try->call->tries[i];
+	return NULL;
+}
+
+/* Returns a try that nobody uses, or NULL. */
+Try *
+call_free_try(Call *call)
+{
+	for (int i = 0; i < MAX_TRIES; i++)
+		if (!try_is_running(&call->tries[i]))
+			return &call->tries[i];
+	return NULL;
+}
+
 /*
- * Frees all that an attempt needed, and wipes its copies of keys. A response
- * may take ten times its size to read, so no two attempts' are kept.
+ * Gives back all that an attempt holds: its transfer, which ends, its
+ * reservation, its memory; and wipes its copies of keys. A response may take
+ * ten times its size to read, so no two attempts' are kept. Harmless twice.
  */
 void
-attempt_forget(Call *call)
+try_release(Try *try)
 {
 	ListCell   *lc;
 
-	foreach(lc, call->secrets)
+	transport_release(try->transfer);
+	try->transfer = NULL;
+	try->candidate = NULL;
+	health_release(&try->reservation);
+	foreach(lc, try->secrets)
 		explicit_bzero(lfirst(lc), strlen(lfirst(lc)));
-	call->secrets = NIL;
-	MemoryContextReset(call->attempt);
+	try->secrets = NIL;
+	if (try->context)
+		MemoryContextReset(try->context);
 }
 
 /* Wipes the headers of a request that the transport has a copy of. */
@@ -150,19 +175,19 @@ forget_headers(HttpRequest *request)
 		explicit_bzero(request->headers[i], strlen(request->headers[i]));
 }
 
-/* Sends a request; the current context is the attempt's. */
+/* Sends a request; the current context is the try's. */
 static bool
-send_request(Call *call, const Candidate *candidate, Usec now)
+send_request(Try *try, const TransferLimits *limits)
 {
-	const Provider *provider = candidate->route->provider;
+	Call	   *call = try->call;
+	const Provider *provider = try->candidate->route->provider;
 	Endpoint	endpoint;
 	HttpRequest request;
-	TransferLimits limits = limits_of(call, call->router.tier, now);
 	const char *problem;
 
-	if (candidate->problem)
-		return call_misconfigured(call, candidate->problem, NULL);
-	if (!resolve_endpoint(call, candidate, &endpoint))
+	if (try->candidate->problem)
+		return call_misconfigured(call, try->candidate->problem, NULL);
+	if (!resolve_endpoint(try, &endpoint))
 		return false;
 	http_request_init(&request);
 	problem = provider->dialect->address(&call->spec.chat, &endpoint, &request);
@@ -172,7 +197,7 @@ send_request(Call *call, const Candidate *candidate, Usec now)
 										 &request.body);
 	if (problem)
 		return unsayable(call, problem);
-	call->transfer = transport_start(&request, &limits, call);
+	try->transfer = transport_start(&request, limits, try);
 	forget_headers(&request);
 	pfree(request.body.data);
 	pfree(request.url.data);
@@ -180,46 +205,85 @@ send_request(Call *call, const Candidate *candidate, Usec now)
 }
 
 /*
- * Sends the request of a call to a candidate. False when that cannot work as
- * it is configured (call->problem), or when the candidate's dialect has no
- * words for the request (call->unsayable).
+ * Reserves an attempt. What refuses it is remembered where it is a limit that
+ * will let somebody through later.
  */
-bool
-attempt_start(Call *call, const Candidate *candidate, Usec now)
+static bool
+reserve(Try *try, const TransferLimits *limits, Usec now)
 {
-	MemoryContext old = MemoryContextSwitchTo(call->attempt);
-	bool		started;
+	Call	   *call = try->call;
+	const Candidate *candidate = try->candidate;
+	HealthCheck check;
+	int64		tokens = estimate_tokens(&call->router.needs.estimate,
+										 candidate->route->model);
 
-	attempt_forget(call);
-	started = send_request(call, candidate, now);
+	if (health_reserve(&candidate->target->health, tokens,
+					   call->spec.only != NULL, limits->timeout + LEASE_GRACE,
+					   now, &try->reservation, &check))
+		return true;
+	if (check.why != WHY_BREAKER && check.why != WHY_NONE)
+		note_later(call, candidate, try->tier,
+				   router_limit_ends(&check, now));
+	return false;
+}
+
+/*
+ * Starts an attempt at a candidate of the current tier. It is impossible when
+ * it cannot work as it is configured (call->problem), or when the candidate's
+ * dialect has no words for the request (call->unsayable).
+ */
+TryStart
+try_start(Try *try, const Candidate *candidate, Usec now)
+{
+	Call	   *call = try->call;
+	TransferLimits limits;
+	MemoryContext old;
+	bool		sent;
+
+	Assert(!try_is_running(try));
+	if (try->context == NULL)
+		try->context = AllocSetContextCreate(call->context,
+											 "llm_failover attempt",
+											 ALLOCSET_DEFAULT_SIZES);
+	try->candidate = candidate;
+	try->tier = call->router.tier;
+	try->hedge = false;
+	limits = limits_of(try, now);
+	if (candidate->target && !reserve(try, &limits, now))
+		return TRY_REFUSED;
+	old = MemoryContextSwitchTo(try->context);
+	sent = send_request(try, &limits);
 	MemoryContextSwitchTo(old);
-	return started;
+	if (sent)
+		return TRY_STARTED;
+	try_release(try);
+	return TRY_IMPOSSIBLE;
 }
 
 /* Takes the call's keys out of a text. */
 static const char *
-scrub(const Call *call, const char *text, size_t *len)
+scrub(const Try *try, const char *text, size_t *len)
 {
 	ListCell   *lc;
 
-	foreach(lc, call->secrets)
+	foreach(lc, try->secrets)
 		text = secret_scrub(text, len, lfirst(lc));
 	return text;
 }
 
 /* A provider's words: scrubbed, cut, and in the database's encoding. */
 static const char *
-provider_text(Call *call, Attempt *attempt, const char *text)
+provider_text(Try *try, Attempt *attempt, const char *text)
 {
 	size_t		len;
 
 	if (text == NULL)
 		return NULL;
 	len = strlen(text);
-	text = scrub(call, text, &len);
+	text = scrub(try, text, &len);
 	len = utf8_clip(text, len, MAX_PROVIDER_TEXT);
 	text = utf8_to_text(pnstrdup(text, len), len, &len, &attempt->replaced);
-	return MemoryContextStrdup(call->context, text);
+	return MemoryContextStrdup(try->call->context, text);
 }
 
 /*
@@ -228,10 +292,10 @@ provider_text(Call *call, Attempt *attempt, const char *text)
  * left half would not be known for one any more.
  */
 static Outcome
-parse_response(Call *call, Reply *reply)
+parse_response(Try *try, Reply *reply)
 {
-	const Dialect *dialect = call->candidate->route->provider->dialect;
-	const HttpResponse *response = &call->transfer->response;
+	const Dialect *dialect = try->candidate->route->provider->dialect;
+	const HttpResponse *response = &try->transfer->response;
 	HttpResponse clean = *response;
 	Outcome		outcome;
 
@@ -239,8 +303,8 @@ parse_response(Call *call, Reply *reply)
 	outcome = outcome_of_reply(response->status, reply);
 	if (outcome == OUTCOME_OK)
 		return outcome;
-	clean.body = scrub(call, response->body, &clean.body_len);
-	clean.headers = scrub(call, response->headers, &clean.headers_len);
+	clean.body = scrub(try, response->body, &clean.body_len);
+	clean.headers = scrub(try, response->headers, &clean.headers_len);
 	if (clean.body != response->body || clean.headers != response->headers)
 		dialect->parse(&clean, clock_wall(), reply);
 	return outcome;
@@ -248,30 +312,30 @@ parse_response(Call *call, Reply *reply)
 
 /* Reads what a whole response says. */
 static Outcome
-read_response(Call *call, Attempt *attempt, Reply *reply)
+read_response(Try *try, Attempt *attempt, Reply *reply)
 {
-	const Route *route = call->candidate->route;
-	Outcome		outcome = parse_response(call, reply);
+	const Route *route = try->candidate->route;
+	Outcome		outcome = parse_response(try, reply);
 
-	attempt->status = call->transfer->response.status;
-	attempt->request_id = provider_text(call, attempt, reply->request_id);
+	attempt->status = try->transfer->response.status;
+	attempt->request_id = provider_text(try, attempt, reply->request_id);
 	attempt->reasoning_tokens = reply->reasoning_tokens;
 	if (reply->answered_as && strcmp(reply->answered_as, route->model_utf8) != 0)
-		attempt->answered_as = provider_text(call, attempt, reply->answered_as);
+		attempt->answered_as = provider_text(try, attempt, reply->answered_as);
 	if (outcome != OUTCOME_OK)
-		attempt->error = provider_text(call, attempt, reply->error_text);
+		attempt->error = provider_text(try, attempt, reply->error_text);
 	return outcome;
 }
 
 /*
- * Reads the end of the call's transfer into its trace and a reply, which is
+ * Reads the end of a try's transfer into the call's trace and a reply, which is
  * empty where there was no whole response. The reply's memory is the
  * transfer's and the current context's.
  */
 Outcome
-attempt_read(Call *call, Attempt *attempt, Reply *reply)
+try_read(Try *try, Attempt *attempt, Reply *reply)
 {
-	const Transfer *transfer = call->transfer;
+	const Transfer *transfer = try->transfer;
 	Outcome		outcome;
 
 	*reply = (Reply) {
@@ -280,17 +344,20 @@ attempt_read(Call *call, Attempt *attempt, Reply *reply)
 		.output_tokens = -1,
 		.cached_tokens = -1,
 		.reasoning_tokens = -1,
+		.requests_left = {-1, -1, 0},
+		.tokens_left = {-1, -1, 0},
 	};
+	attempt->hedge = try->hedge;
 	attempt->ms = (transfer->finished - transfer->started) / USEC_MSEC;
 	attempt->reconnected = transfer->connects > 1;
 	if (transfer->end == TRANSFER_OK)
-		outcome = read_response(call, attempt, reply);
+		outcome = read_response(try, attempt, reply);
 	else
 	{
 		/* what the call's own deadline cut short is nobody's fault */
-		outcome = transfer->end == TRANSFER_TIMEOUT && call->cut_by_deadline ?
+		outcome = transfer->end == TRANSFER_TIMEOUT && try->cut_by_deadline ?
 			OUTCOME_CANCELLED : outcome_of_transfer(transfer);
-		attempt->error = provider_text(call, attempt, transfer->why);
+		attempt->error = provider_text(try, attempt, transfer->why);
 	}
 	attempt->outcome = outcome;
 	return outcome;

@@ -6,7 +6,7 @@
  * A call never blocks and never touches SQL. A driver starts it, gives it the
  * transfers that end, the time, and the answers of builtin models:
  *
- *	call_create -> call_start -> (call_resume | call_transfer_ended |
+ *	call_create -> call_start -> (call_wake | call_transfer_ended |
  *	call_local_done)* -> state CALL_ENDED -> read the result -> call_free
  */
 #ifndef LLM_CALL_H
@@ -19,6 +19,7 @@
 
 #include "catalog/config.h"
 #include "degrade/local.h"
+#include "engine/cost.h"
 #include "engine/outcome.h"
 #include "engine/router.h"
 #include "engine/transport.h"
@@ -47,7 +48,7 @@ typedef enum CallState
 {
 	CALL_NEW,
 	CALL_ROUTING,				/* choosing; never seen by a driver */
-	CALL_SENDING,				/* waits for its transfer */
+	CALL_SENDING,				/* waits for its transfers, or `wake` */
 	CALL_PAUSED,				/* waits for `wake` */
 	CALL_LOCAL,					/* waits for a builtin model's answer */
 	CALL_ENDED
@@ -81,7 +82,40 @@ typedef struct Attempt
 	int64		reasoning_tokens;	/* -1 = not told */
 	bool		replaced;		/* characters that the encoding lacks */
 	bool		reconnected;	/* a kept connection had died */
+	bool		hedge;			/* asked beside another that was silent */
 } Attempt;
+
+/*
+ * An attempt under way. What it needs of memory is its own context's; what it
+ * holds of shared memory is its reservation's.
+ */
+typedef struct Try
+{
+	struct Call *call;
+	const Candidate *candidate; /* NULL: nothing is under way */
+	const Tier *tier;
+	MemoryContext context;		/* request, keys and reply; NULL until used */
+	Transfer   *transfer;
+	Reservation reservation;
+	bool		cut_by_deadline;	/* its time limit is the call's own */
+	bool		hedge;
+	Usec		suspect_at;		/* when its silence weighs as a failure */
+	List	   *secrets;		/* to scrub from what the provider says */
+} Try;
+
+/* One, and a second beside it when it is silent. */
+#define MAX_TRIES 2
+
+/* Who will be admitted first of those that only a limit keeps out. */
+typedef struct Later
+{
+	const Candidate *candidate; /* NULL: nobody */
+	const Tier *tier;
+	Usec		at;
+} Later;
+
+/* Candidates that were not asked, in words; more are not listed. */
+#define MAX_NOT_ASKED 8
 
 /* The answer. Text in the database's encoding. */
 typedef struct Answer
@@ -103,21 +137,17 @@ typedef struct Call
 {
 	MemoryContext context;		/* the result; outlives the call's end */
 	MemoryContext scratch;		/* the walk; gone at the end */
-	MemoryContext attempt;		/* request, keys and reply of one attempt */
 	CallSpec	spec;
 	Config	   *config;			/* pinned */
 	CallState	state;
 	Usec		started;
 	Usec		ended;
 	Usec		deadline;		/* the earlier of timeout and the caller's */
-	Usec		wake;			/* of CALL_PAUSED */
+	Usec		wake;			/* when to call call_wake(), or USEC_NEVER */
+	Usec		hedge_at;		/* when to ask a second candidate */
 	Router		router;
-
-	/* the attempt that is running */
-	const Candidate *candidate;
-	Transfer   *transfer;
-	bool		cut_by_deadline;	/* its time limit is the call's own */
-	List	   *secrets;		/* to scrub from what the provider says */
+	const Candidate *candidate; /* of CALL_PAUSED and CALL_LOCAL */
+	Try			tries[MAX_TRIES];
 
 	/* what has happened */
 	int			nattempts;		/* at providers */
@@ -126,9 +156,10 @@ typedef struct Call
 	Attempt    *trace;
 	Picodollars cost;
 	bool		cost_known;
-	const Candidate *throttled; /* may be asked again first of all, */
-	const Tier *throttled_tier; /* in this tier, */
-	Usec		throttled_until;	/* from then on; NULL: none */
+	int			nhedges;
+	Later		later;
+	int			nnot_asked;
+	const char *not_asked[MAX_NOT_ASKED];
 	const char *problem;		/* first configuration that cannot work */
 	const char *problem_hint;
 	const char *unsayable;		/* why a dialect has no words for the request */
@@ -139,18 +170,17 @@ typedef struct Call
 	Answer		answer;
 
 	/* the loop's own */
+	bool		queued;			/* in the loop's heap, by `wake` */
 	pairingheap_node wake_node;
 } Call;
 
 extern Call *call_create(const CallSpec *spec, Config *config,
 						 MemoryContext parent);
 extern void call_start(Call *call, Usec now);
-extern void call_resume(Call *call, Usec now);
-extern void call_transfer_ended(Call *call, Usec now);
+extern void call_wake(Call *call, Usec now);
+extern void call_transfer_ended(Try *try, Usec now);
 extern void call_local_done(Call *call, const LocalAnswer *local, Usec now);
 extern void call_abandon(Call *call);
-extern bool call_add_price(Picodollars *cost, int64 tokens,
-						   Picodollars price);
 extern void call_free(Call *call);
 
 /* Answers for a builtin model: the driver's local work. */
@@ -158,12 +188,5 @@ typedef void (*LocalWork) (Call *call, LocalAnswer *answer);
 
 /* loop.c: runs calls side by side until all have ended */
 extern void calls_run(Call **calls, int ncalls, LocalWork work);
-
-/* attempt.c: one try at one target */
-extern bool attempt_start(Call *call, const Candidate *candidate, Usec now);
-extern void attempt_forget(Call *call);
-extern bool call_misconfigured(Call *call, const char *problem,
-							   const char *hint);
-extern Outcome attempt_read(Call *call, Attempt *attempt, Reply *reply);
 
 #endif							/* LLM_CALL_H */

@@ -12,10 +12,11 @@
 #include "postgres.h"
 
 #include "call.h"
+#include "catalog/breaker_store.h"
 
 typedef struct Loop
 {
-	pairingheap paused;			/* calls that wait for a time, earliest first */
+	pairingheap timed;			/* calls that wait for a time, earliest first */
 	int			unfinished;
 	LocalWork	work;
 } Loop;
@@ -42,42 +43,56 @@ settle(Loop *loop, Call *call)
 		loop->work(call, &answer);
 		call_local_done(call, &answer, clock_now());
 	}
-	if (call->state == CALL_PAUSED)
-		pairingheap_add(&loop->paused, &call->wake_node);
-	else if (call->state == CALL_ENDED)
+	if (call->state == CALL_ENDED)
 		loop->unfinished--;
+	else if (call->wake != USEC_NEVER)
+	{
+		pairingheap_add(&loop->timed, &call->wake_node);
+		call->queued = true;
+	}
 }
 
-/* Returns the paused call that is first to go on, or NULL. */
-static Call *
-first_paused(Loop *loop)
+/* Takes a call out of the heap before its time may change. */
+static void
+unsettle(Loop *loop, Call *call)
 {
-	if (pairingheap_is_empty(&loop->paused))
+	if (call->queued)
+		pairingheap_remove(&loop->timed, &call->wake_node);
+	call->queued = false;
+}
+
+/* Returns the call that is first to go on by itself, or NULL. */
+static Call *
+first_timed(Loop *loop)
+{
+	if (pairingheap_is_empty(&loop->timed))
 		return NULL;
 	return pairingheap_container(Call, wake_node,
-								 pairingheap_first(&loop->paused));
+								 pairingheap_first(&loop->timed));
 }
 
 /* Waits until something happens, and gives it to its call. */
 static void
 turn(Loop *loop)
 {
-	Call	   *paused = first_paused(loop);
-	Transfer   *ended = transport_wait(paused ? paused->wake : USEC_NEVER);
+	Call	   *timed = first_timed(loop);
+	Transfer   *ended = transport_wait(timed ? timed->wake : USEC_NEVER);
 	Usec		now = clock_now();
 
 	if (ended)
 	{
-		Call	   *call = ended->owner;
+		Try		   *try = ended->owner;
+		Call	   *call = try->call;
 
-		call_transfer_ended(call, now);	/* which releases the transfer */
+		unsettle(loop, call);
+		call_transfer_ended(try, now);	/* which releases the transfer */
 		settle(loop, call);
 	}
-	while ((paused = first_paused(loop)) != NULL && paused->wake <= now)
+	while ((timed = first_timed(loop)) != NULL && timed->wake <= now)
 	{
-		pairingheap_remove_first(&loop->paused);
-		call_resume(paused, now);
-		settle(loop, paused);
+		unsettle(loop, timed);
+		call_wake(timed, now);
+		settle(loop, timed);
 	}
 }
 
@@ -99,7 +114,7 @@ void
 calls_run(Call **calls, int ncalls, LocalWork work)
 {
 	Loop		loop = {
-		.paused = {wakes_earlier, NULL, NULL},
+		.timed = {wakes_earlier, NULL, NULL},
 		.unfinished = ncalls,
 		.work = work,
 	};
@@ -115,4 +130,5 @@ calls_run(Call **calls, int ncalls, LocalWork work)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	breaker_store_flush();
 }

@@ -79,7 +79,11 @@ typedef struct OutcomeRule
 	OutcomeNext next;
 	OutcomeScope scope;
 	const char *hint;			/* what a person can do about it, or NULL */
+	Usec		open_for;		/* COUNTS_TRIP: how long, unless it is mended */
 } OutcomeRule;
+
+#define TRIP_ACCOUNT	(30 * 60 * USEC_SEC)
+#define TRIP_MODEL		(5 * 60 * USEC_SEC)
 
 extern const OutcomeRule outcome_rules[NUM_OUTCOMES];
 

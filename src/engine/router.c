@@ -1,62 +1,62 @@
 /*
  * router.c
  *	  Which candidate comes next: see router.h.
- *
- * A strategy is a function that picks one of a group's admitted candidates.
- * It sees shares, never SQL or sockets, so that others can be added beside
- * weighted choice without a change to the walk.
  */
 #include "postgres.h"
 
 #include "common/pg_prng.h"
 
+#include "catalog/secret.h"
 #include "router.h"
 
-/* Picks one of n admitted candidates of a group, n > 0. */
-typedef int (*Strategy) (const Candidate *const *group, int n);
+/* Waiting for a slot of a region: look again after so long. */
+#define SLOT_POLL_MIN	(2 * USEC_MSEC)
+#define SLOT_POLL_MAX	(20 * USEC_MSEC)
 
-static int	pick_weighted(const Candidate *const *group, int n);
-
-static const struct
-{
-	const char *name;
-	Strategy	pick;
-}			strategies[] =
-{
-	{"weighted", pick_weighted},
-};
-
-/* Finds a tier's strategy. */
-static Strategy
-strategy_of(const Tier *tier)
-{
-	for (size_t i = 1; i < lengthof(strategies); i++)
-		if (strcmp(strategies[i].name, tier->strategy) == 0)
-			return strategies[i].pick;
-	return strategies[0].pick;
-}
+static const char *const barred_tried = "tried in this call";
 
 /* Enters a tier with nothing tried. */
 static void
 enter_tier(Router *router, const Tier *tier)
 {
+	int			n = Max(tier->ncandidates, 1);
+
 	router->tier = tier;
 	router->attempts = 0;
 	router->tiers_seen++;
-	router->states = tier->ncandidates == 0 ? NULL :
-		palloc0(tier->ncandidates * sizeof(CandidateState));
+	router->serving = NO_GROUP;
+	router->states = palloc0(n * sizeof(CandidateState));
+	router->admissions = palloc0(n * sizeof(Admission));
+	router->scratch = palloc(2 * n * sizeof(double));
 }
 
 /* Begins a walk at the tier asked for. Memory comes from the current context. */
 void
-router_start(Router *router, const Tier *tier, const RouteNeeds *needs)
+router_start(Router *router, const Config *config, const Tier *tier,
+			 const RouteNeeds *needs)
 {
+	router->config = config;
 	router->asked = tier;
 	router->needs = *needs;
 	router->nfailed = 0;
 	router->tiers_seen = 0;
 	router->used_up = false;
+	router->no_trials = false;
 	enter_tier(router, tier);
+}
+
+/*
+ * Goes back to a tier for somebody who had to wait, when the whole chain is
+ * used up. Nobody else is asked any more.
+ */
+void
+router_revisit(Router *router, const Tier *tier)
+{
+	enter_tier(router, tier);
+	router->used_up = true;
+	router->needs.providers_off = NULL;
+	for (int i = 0; i < tier->ncandidates; i++)
+		router->states[i].barred = barred_tried;
 }
 
 /* Says whether the walk has been to a tier. */
@@ -89,174 +89,208 @@ router_next_tier(Router *router)
 	return true;
 }
 
-/* Says whether a failure speaks of this candidate too. */
-bool
-router_covers(const FailedScope *failed, const Candidate *candidate)
-{
-	const Route *a = failed->candidate->route;
-	const Route *b = candidate->route;
-
-	if (a->provider != b->provider)
-		return false;
-	switch (failed->scope)
-	{
-		case SCOPE_PROVIDER:
-			return true;
-		case SCOPE_REGION:
-			return failed->candidate->region == candidate->region;
-		case SCOPE_MODEL:
-			return a->model == b->model;
-		case SCOPE_TARGET:
-			return a->model == b->model &&
-				failed->candidate->region == candidate->region;
-		case SCOPE_NONE:
-			break;
-	}
-	return false;
-}
-
-/* Says whether a scope that failed in this call covers a candidate. */
-static bool
-has_failed(const Router *router, const Candidate *candidate)
-{
-	for (int i = 0; i < router->nfailed; i++)
-		if (router_covers(&router->failed[i], candidate))
-			return true;
-	return false;
-}
-
 /*
- * Says whether a model may take a request that was too long for another one:
- * its window is larger, or one of the two is unknown and it is another model.
+ * Ends a trip whose cause is gone: what was blamed, the key or the address, is
+ * another one by now. True when it was.
  */
 static bool
-window_is_larger(const Model *model, const Model *than)
+end_outdated_trip(const Router *router, const Candidate *candidate,
+				  const HealthCheck *check, Usec now)
 {
-	if (model == than)
+	Cell	   *cell = cell_of(candidate->target->health.cells[check->scope]);
+	uint64		blamed;
+
+	if (cell == NULL)
 		return false;
-	if (model->context_window == 0 || than->context_window == 0)
-		return true;
-	return model->context_window > than->context_window;
+	blamed = pg_atomic_read_u64(&cell->fingerprint);
+	if (blamed == 0 ||
+		blamed == secret_fingerprint(router->config, candidate))
+		return false;
+	health_reset(candidate->target->health.cells[check->scope],
+				 "its key or address has changed", now);
+	return true;
 }
 
-/* Says why a provider's candidate cannot take this call, or NULL. */
-static const char *
-why_provider_out(const Router *router, const Candidate *candidate)
+/* Looks whether a candidate takes a call now. */
+static void
+admit(Router *router, int i, Usec now)
 {
-	const RouteNeeds *needs = &router->needs;
-	const Model *model = candidate->route->model;
-	uint32		missing = needs->capabilities & ~model->capabilities;
+	const Candidate *candidate = &router->tier->candidates[i];
+	Admission  *admission = &router->admissions[i];
+	HealthCheck *health = &admission->health;
+	int64		tokens;
 
-	if (needs->providers_off)
-		return needs->providers_off;
-	if (!region_has_labels(candidate->region, needs->labels, needs->nlabels))
-		return psprintf("residency \"%s\" is not satisfied", needs->residency);
-	if (missing & CAP_IMAGES)
-		return "the model takes no images";
-	if (missing & CAP_TOOLS)
-		return "the model calls no tools";
-	if (model->context_window != 0 && needs->min_tokens > model->context_window)
-		return "the prompt is longer than the context window";
-	if (needs->larger_than && !window_is_larger(model, needs->larger_than))
-		return "the context window is not larger";
-	if (has_failed(router, candidate))
-		return "failed in this call";
-	return NULL;
+	health->verdict = HEALTH_READY;
+	health->why = WHY_NONE;
+	health->share = 1;
+	admission->out = router->states[i].barred;
+	if (admission->out == NULL)
+		admission->out = router_why_out(router, candidate);
+	if (admission->out || candidate->target == NULL)
+		return;
+	tokens = candidate->target->health.tpm == 0 ? 0 :
+		estimate_tokens(&router->needs.estimate, candidate->route->model);
+	health_check(&candidate->target->health, tokens, now, health);
+	if (unlikely(health->verdict == HEALTH_OUT && health->sticky) &&
+		end_outdated_trip(router, candidate, health, now))
+		health_check(&candidate->target->health, tokens, now, health);
+}
+
+/* Looks at all candidates of the current tier and shares out its calls. */
+static void
+look(Router *router, bool draw, Usec now)
+{
+	for (int i = 0; i < router->tier->ncandidates; i++)
+		admit(router, i, now);
+	router->serving = share_tier(router->tier, router->admissions,
+								 router->scratch, &router->needs.estimate,
+								 router->attempts == 0, draw, now);
+}
+
+/* The same, for whoever wants to know the shares exactly. */
+void
+router_admit(Router *router, Usec now)
+{
+	look(router, false, now);
 }
 
 /*
- * Says in words why a candidate is out for this call, or NULL when it is
- * admitted. Not whether it was tried.
+ * Says in words why a candidate of the current tier is out whatever its
+ * health, or NULL; as of the last look.
  */
 const char *
-router_why_out(const Router *router, const Candidate *candidate)
+router_why(const Router *router, const Candidate *candidate)
 {
-	const char *disabled = candidate_disabled(candidate);
+	const char *out = router->admissions[candidate - router->tier->candidates].out;
 
-	if (!candidate->route->tier->enabled)
-		return "tier disabled";
-	if (disabled)
-		return disabled;
-	if (candidate->route->builtin != BUILTIN_NONE)
-		return router->needs.larger_than ?
-			"the request was refused as too long" : NULL;
-	return why_provider_out(router, candidate);
+	if (out == router_out_residency)
+		return psprintf("residency \"%s\" is not satisfied",
+						router->needs.residency);
+	return out;
 }
 
-/* Picks by share; candidates of weight 0 only when there are no others. */
-static int
-pick_weighted(const Candidate *const *group, int n)
+/*
+ * Says whether a candidate is worth a trial by this call: its group would be
+ * asked, and not as the last resort only.
+ */
+static bool
+is_due_for_trial(const Router *router, int i)
 {
-	double		sum = 0;
-	double		at;
-	int			last = 0;
+	const Candidate *candidate = &router->tier->candidates[i];
+	const Admission *admission = &router->admissions[i];
 
-	for (int i = 0; i < n; i++)
-		sum += group[i]->share;
-	if (sum <= 0)
-		return (int) pg_prng_uint64_range(&pg_global_prng_state, 0, n - 1);
-	at = pg_prng_double(&pg_global_prng_state) * sum;
-	for (int i = 0; i < n; i++)
+	return admission->out == NULL &&
+		admission->health.verdict == HEALTH_TRIAL &&
+		candidate->group <= router->serving &&
+		(candidate->share > 0 || router->serving == NO_GROUP);
+}
+
+/*
+ * Returns a candidate with a permit for a trial, where the walk comes past it:
+ * trials take the calls of a half-open breaker's group before its others do.
+ * Returns -1 when there is none.
+ */
+static int
+pick_trial(const Router *router)
+{
+	for (int i = 0; i < router->tier->ncandidates && !router->no_trials; i++)
+		if (is_due_for_trial(router, i))
+			return i;
+	return -1;
+}
+
+/* Draws a candidate by its share; -1 when nobody has one. */
+static int
+draw(const Router *router)
+{
+	double		at = pg_prng_double(&pg_global_prng_state);
+	int			last = -1;
+
+	for (int i = 0; i < router->tier->ncandidates; i++)
 	{
-		if (group[i]->share <= 0)
+		if (router->admissions[i].share <= 0)
 			continue;
 		last = i;
-		at -= group[i]->share;
+		at -= router->admissions[i].share;
 		if (at < 0)
 			break;
 	}
 	return last;
 }
 
-/* Collects a group's admitted and untried candidates; returns how many. */
-static int
-admitted_of_group(const Router *router, int first, int end,
-				  const Candidate **admitted)
+/*
+ * Returns the next candidate of this tier that has not been tried and is
+ * admitted, marked as tried, or NULL.
+ */
+const Candidate *
+router_pick(Router *router, Usec now)
 {
-	int			n = 0;
+	int			picked;
 
-	for (int i = first; i < end; i++)
-	{
-		const Candidate *candidate = &router->tier->candidates[i];
-
-		if (router->states[i].tried)
-			continue;
-		if (router_why_out(router, candidate))
-			continue;
-		admitted[n++] = candidate;
-	}
-	return n;
+	look(router, true, now);
+	picked = pick_trial(router);
+	if (picked < 0)
+		picked = draw(router);
+	if (picked < 0)
+		return NULL;
+	router_mark_tried(router, &router->tier->candidates[picked]);
+	return &router->tier->candidates[picked];
 }
 
 /*
- * Returns the next candidate of this tier that has not been tried, marked as
- * tried, or NULL.
+ * Returns when a limit may let somebody through who was refused. When a slot of
+ * a region is free nobody knows, so each looks again at a time of its own.
+ */
+Usec
+router_limit_ends(const HealthCheck *check, Usec now)
+{
+	if (check->why != WHY_MAX_INFLIGHT)
+		return Max(check->until, now);
+	return now + (Usec) pg_prng_uint64_range(&pg_global_prng_state,
+											 SLOT_POLL_MIN, SLOT_POLL_MAX);
+}
+
+/*
+ * Returns who of this tier's untried candidates will be admitted first of those
+ * that only a limit keeps out, and when, or NULL; as of the last look. With
+ * own_limits only limits of ours count, not what a provider has asked for.
  */
 const Candidate *
-router_pick(Router *router)
+router_first_chance(Router *router, bool own_limits, Usec now, Usec *at)
 {
-	const Tier *tier = router->tier;
-	const Candidate **admitted;
-	const Candidate *picked = NULL;
+	const Candidate *first = NULL;
 
-	if (tier->ncandidates == 0)
-		return NULL;
-	admitted = palloc(tier->ncandidates * sizeof(*admitted));
-	for (int first = 0, end; first < tier->ncandidates && !picked; first = end)
+	for (int i = 0; i < router->tier->ncandidates; i++)
 	{
-		int			n;
+		const Admission *admission = &router->admissions[i];
+		Usec		until;
 
-		for (end = first + 1; end < tier->ncandidates; end++)
-			if (tier->candidates[end].group != tier->candidates[first].group)
-				break;
-		n = admitted_of_group(router, first, end, admitted);
-		if (n > 0)
-			picked = admitted[strategy_of(tier) (admitted, n)];
+		if (admission->out || admission->health.verdict != HEALTH_OUT ||
+			admission->health.why == WHY_BREAKER ||
+			(own_limits && admission->health.why == WHY_THROTTLED))
+			continue;
+		until = router_limit_ends(&admission->health, now);
+		if (first == NULL || until < *at)
+		{
+			first = &router->tier->candidates[i];
+			*at = until;
+		}
 	}
-	pfree(admitted);
-	if (picked)
-		router->states[picked - tier->candidates].tried = true;
-	return picked;
+	return first;
+}
+
+/* Leaves a candidate of this tier out that is asked. */
+void
+router_mark_tried(Router *router, const Candidate *candidate)
+{
+	router_bar(router, candidate, barred_tried);
+}
+
+/* Leaves a candidate of this tier out, or with NULL lets it in again. */
+void
+router_bar(Router *router, const Candidate *candidate, const char *why)
+{
+	router->states[candidate - router->tier->candidates].barred = why;
 }
 
 /*
@@ -314,31 +348,4 @@ router_allow_retry(Router *router, const Candidate *candidate, Usec at)
 
 	state->may_retry = true;
 	state->retry_at = at;
-}
-
-/*
- * Says whether a tier (or its whole chain) has a provider's region that bears
- * all labels. A chain without providers is not concerned, so true.
- */
-bool
-router_satisfies_residency(const Config *config, const Tier *tier, bool chain,
-						   int nlabels, char **labels)
-{
-	bool		any_provider = false;
-
-	for (int seen = 0; tier && seen < config->ntiers; seen++)
-	{
-		for (int i = 0; i < tier->ncandidates; i++)
-		{
-			const Candidate *c = &tier->candidates[i];
-
-			if (c->region == NULL)
-				continue;
-			any_provider = true;
-			if (region_has_labels(c->region, labels, nlabels))
-				return true;
-		}
-		tier = chain ? tier->fallback : NULL;
-	}
-	return !any_provider;
 }

@@ -44,6 +44,8 @@ typedef struct Transfer
 {
 	void	   *owner;			/* the caller's, untouched */
 	TransferEnd end;
+	bool		reached;		/* somebody at the other end was there, even */
+								/* if only to refuse the connection */
 	HttpResponse response;		/* when TRANSFER_OK; malloc's memory, good */
 								/* until the transfer is released */
 	char		why[256];		/* in words, when it failed; has no secrets */

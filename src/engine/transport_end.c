@@ -12,6 +12,7 @@
 #include <ctype.h>
 #include <errno.h>
 
+#include "settings.h"
 #include "transport_impl.h"
 
 typedef struct EndRule
@@ -157,9 +158,28 @@ describe_failure(TransferState *state, CURLcode code)
 	describe_why(&state->transfer, "%s", text ? text : curl_text(state, code));
 }
 
+/*
+ * Says whether somebody at the other end was there. A refused connection was
+ * refused by somebody, unless that is the proxy.
+ */
+static bool
+was_reached(TransferState *state)
+{
+	long		code = 0;
+
+	if (state->phase != PHASE_CONNECTING ||
+		state->transfer.end == TRANSFER_OK ||
+		state->transfer.end == TRANSFER_NO_TLS)
+		return true;
+	if (state->transfer.end != TRANSFER_NO_CONNECTION || llm_proxy[0])
+		return false;
+	curl_easy_getinfo(state->easy, CURLINFO_OS_ERRNO, &code);
+	return code == ECONNREFUSED || code == ECONNRESET;
+}
+
 /* Sets `end`, and `why` unless all went well, from libcurl's verdict. */
-void
-describe_end(TransferState *state, CURLcode code)
+static void
+judge_end(TransferState *state, CURLcode code)
 {
 	Transfer   *transfer = &state->transfer;
 
@@ -198,4 +218,12 @@ describe_end(TransferState *state, CURLcode code)
 	}
 	else
 		describe_failure(state, code);
+}
+
+/* Sets all that tells how a transfer ended. */
+void
+describe_end(TransferState *state, CURLcode code)
+{
+	judge_end(state, code);
+	state->transfer.reached = was_reached(state);
 }

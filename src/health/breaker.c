@@ -8,9 +8,9 @@
  * - Without the lock, permits come and go, and the first one makes OPEN to
  *	 HALF_OPEN. So the word of a breaker that is OPEN or HALF_OPEN may change at
  *	 any time.
- * - All else is done by a step, under the lock. So the word of a breaker that is
- *	 CLOSED or RAMPING stays while one holds the lock. As only these two record
- *	 anything, a step that has recorded is never repeated.
+ * - All else is done by a step, under the lock. So the word of a breaker that
+ *	 is CLOSED or RAMPING stays while one holds the lock. As only these two
+ *	 record anything, a step that has recorded is never repeated.
  *
  * Generations: opening, half-opening, giving out lost permits, reset and
  * forgiveness begin a new one. From OPEN or HALF_OPEN to RAMPING to CLOSED it

@@ -13,6 +13,7 @@
  *	RAMPING		the ramp is over						CLOSED
  *	OPEN		success of an attempt whose silence
  *				had opened it, or of a probe			RAMPING
+ *	CLOSED		breaker_begin_ramp()					RAMPING
  *	any			breaker_force_open()					OPEN, forced
  *	any			breaker_reset()							CLOSED
  *
@@ -75,7 +76,7 @@ typedef enum BreakerState
 typedef struct Breaker
 {
 	pg_atomic_uint64 word;		/* state, flags, permits, trips, generation, */
-								/* until: breaker_word.c. 0 = closed, pristine */
+								/* until: breaker_word.c; 0 = pristine */
 	slock_t		lock;			/* protects all below */
 	int			consecutive;	/* failures in a row */
 	int			silent;			/* attempts that weigh as failures for now */
@@ -121,13 +122,6 @@ typedef struct BreakerTicket
 	bool		silent;			/* counted in breaker->silent */
 	uint32		generation;
 } BreakerTicket;
-
-/* True of one that has never been anything but closed. */
-static inline bool
-breaker_is_pristine(const Breaker *breaker)
-{
-	return pg_atomic_read_u64(&unconstify(Breaker *, breaker)->word) == 0;
-}
 
 /* The lowest bits of the word are the BreakerState. */
 #define BREAKER_STATE_MASK UINT64CONST(0x3)
@@ -190,6 +184,11 @@ extern BreakerChange breaker_trip(Breaker *breaker, BreakerTicket *ticket,
 extern BreakerChange breaker_silent(Breaker *breaker,
 									const BreakerConfig *config,
 									BreakerTicket *ticket, Usec now);
+
+/* Lets a closed one that was out of use begin with a part of its share. */
+extern BreakerChange breaker_begin_ramp(Breaker *breaker,
+										const BreakerConfig *config,
+										Usec now);
 
 /* By hand: open for a time whatever happens; closed with no history. */
 extern BreakerChange breaker_force_open(Breaker *breaker, Usec until,

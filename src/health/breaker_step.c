@@ -145,7 +145,7 @@ static void
 step_success(Breaker *breaker, const Event *event, Word *word)
 {
 	if (revives(event->ticket, word))
-		word_revive(word, event->config, event->now);
+		word_ramp(word, event->config, event->now);
 	else if (word_admits(word) && is_own(event->ticket, word))
 	{
 		record(breaker, event, false);
@@ -210,6 +210,14 @@ step_force_open(Breaker *breaker pg_attribute_unused(), const Event *event,
 }
 
 static void
+step_ramp(Breaker *breaker pg_attribute_unused(), const Event *event,
+		  Word *word)
+{
+	if (word->state == BREAKER_CLOSED)
+		word_ramp(word, event->config, event->now);
+}
+
+static void
 step_reset(Breaker *breaker pg_attribute_unused(),
 		   const Event *event pg_attribute_unused(), Word *word)
 {
@@ -248,8 +256,8 @@ begin_records(Breaker *breaker, BreakerState state, Usec now)
 
 /*
  * Takes a step and returns what has changed. A step that finds the breaker
- * HALF_OPEN and leaves it there has done nothing: that OPEN has become HALF_OPEN
- * is for breaker_enter() to write down.
+ * HALF_OPEN and leaves it there has done nothing: that OPEN has become
+ * HALF_OPEN is for breaker_enter() to write down.
  */
 static BreakerChange
 breaker_take_step(Breaker *breaker, const Event *event)
@@ -347,6 +355,14 @@ BreakerChange
 breaker_force_open(Breaker *breaker, Usec until, Usec now)
 {
 	const Event event = {.step = step_force_open, .time = until, .now = now};
+
+	return breaker_take_step(breaker, &event);
+}
+
+BreakerChange
+breaker_begin_ramp(Breaker *breaker, const BreakerConfig *config, Usec now)
+{
+	const Event event = {.step = step_ramp, .config = config, .now = now};
 
 	return breaker_take_step(breaker, &event);
 }

@@ -72,7 +72,7 @@ word_unpack(uint64 raw)
 	};
 }
 
-/* Changes the state, and nothing else does: what belongs to the old one goes. */
+/* Changes the state; nothing else does. What belongs to the old one goes. */
 static void
 word_set(Word *word, BreakerState state, Usec until)
 {
@@ -115,9 +115,8 @@ word_new_round(Word *word)
 }
 
 void
-word_revive(Word *word, const BreakerConfig *config, Usec now)
+word_ramp(Word *word, const BreakerConfig *config, Usec now)
 {
-	Assert(!word_admits(word));
 	if (config->ramp > 0)
 		word_set(word, BREAKER_RAMPING, later(now, config->ramp));
 	else

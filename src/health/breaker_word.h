@@ -45,10 +45,10 @@ extern void word_force_open(Word *word, Usec until);
 extern void word_new_round(Word *word);
 
 /*
- * OPEN or HALF_OPEN to RAMPING, or where there is no ramp, to CLOSED. The
- * generation stays.
+ * Any state to RAMPING, or where there is no ramp, to CLOSED. The generation
+ * stays.
  */
-extern void word_revive(Word *word, const BreakerConfig *config, Usec now);
+extern void word_ramp(Word *word, const BreakerConfig *config, Usec now);
 
 /* Any state to CLOSED, with no history. */
 extern void word_close(Word *word);

@@ -27,6 +27,7 @@ cell_init(Cell *cell, TimestampTz wall)
 		pg_atomic_init_u64(&cell->counts[i], 0);
 	pg_atomic_init_u64(&cell->stats_reset, (uint64) wall);
 	pg_atomic_init_u32(&cell->unwanted, 0);
+	pg_atomic_init_u32(&cell->drained, 0);
 	SpinLockInit(&cell->lock);
 	memset(cell->reason, 0, sizeof(cell->reason));
 	latency_init(&cell->latency);

@@ -83,6 +83,8 @@ typedef struct Cell
 	pg_atomic_uint64 counts[NUM_CELL_COUNTS];
 	pg_atomic_uint64 stats_reset;	/* TimestampTz */
 	pg_atomic_uint32 unwanted;	/* its configuration is gone */
+	pg_atomic_uint32 drained;	/* of a target: it was disabled when last */
+								/* looked at */
 	slock_t		lock;			/* protects reason */
 	char		reason[CELL_REASON_LEN];	/* why it is not closed; "" */
 	Latency		latency;		/* last: large, and touched when used only */

@@ -151,6 +151,13 @@ extern void health_changed(Cell *cell, const BreakerChange *change,
 extern void health_reset(CellRef ref, const char *reason, Usec now);
 
 /*
+ * Notes whether a target is in use. One that was not comes back by the ramp;
+ * tells the listener.
+ */
+extern void health_note_use(const HealthTarget *target, bool in_use,
+							Usec now);
+
+/*
  * Takes back an opening of the last `within` that was not the scope's fault;
  * tells the listener.
  */

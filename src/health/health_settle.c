@@ -149,19 +149,18 @@ book(Reservation *reservation, Cell *cell, CellScope scope, Booking booking,
 
 /*
  * Returns how long to leave a target alone that has said "later". Attempts that
- * were under way together are told so together: that is once in a row.
+ * were under way together are told so together: that is once in a row, and the
+ * others add the shortest wait only.
  */
 static Usec
 throttle_wait(Cell *cell, const HealthResult *result, Usec now)
 {
-	bool		already =
-		pg_atomic_read_u64(&cell->throttled_until) > (uint64) now;
 	uint32		times = 0;
 	Usec		most;
 
-	if (!already)
+	if (pg_atomic_read_u64(&cell->throttled_until) <= (uint64) now)
 		times = pg_atomic_fetch_add_u32(&cell->throttles, 1) + 1;
-	if (already || result->retry_after > 0)
+	if (result->retry_after > 0)
 		return Max(result->retry_after, THROTTLE_MIN);
 	most = Min(THROTTLE_MIN << Min(times, THROTTLE_DOUBLINGS), THROTTLE_MAX);
 	return THROTTLE_MIN +
@@ -290,15 +289,16 @@ health_settle(Reservation *reservation, const HealthResult *result, Usec now)
 	health_release(reservation);
 }
 
-/* A trial that is silent fails at every scope that it tries. */
+/*
+ * A trial that is silent fails at every scope that it tries. One that has ended
+ * has empty tickets, with which nothing happens.
+ */
 void
 health_silent(Reservation *reservation, Usec now)
 {
 	BreakerChange changes[HEALTH_SCOPES] = {{0}};
 	char		reason[CELL_REASON_LEN];
 
-	if (!reservation->held)
-		return;
 	snprintf(reason, sizeof(reason), "silent for " INT64_FORMAT " ms",
 			 (now - reservation->started) / USEC_MSEC);
 	for (int scope = 0; scope < HEALTH_SCOPES; scope++)
@@ -354,4 +354,21 @@ health_forgive(CellRef ref, Usec within, Usec now)
 		return;
 	change = breaker_forgive(&cell->breaker, now - within, now);
 	health_changed(cell, &change, NULL);
+}
+
+void
+health_note_use(const HealthTarget *target, bool in_use, Usec now)
+{
+	Cell	   *cell = cell_of(target->cells[CELL_TARGET]);
+	BreakerChange change;
+
+	bool		was_drained;
+
+	if (cell == NULL)
+		return;
+	was_drained = pg_atomic_exchange_u32(&cell->drained, !in_use) != 0;
+	if (!was_drained || !in_use)
+		return;
+	change = breaker_begin_ramp(&cell->breaker, target->breaker, now);
+	health_changed(cell, &change, "enabled again");
 }

@@ -72,8 +72,8 @@ extern Usec latency_p99(const Latency *latency);
 
 /*
  * Returns the peak-EWMA, 0 when there is no sample: jumps up to a longer
- * duration, decays towards shorter ones with a time constant of 10 s
- * (Finagle's PeakEwma).
+ * duration, decays towards shorter ones with a time constant of 10 s, and
+ * without any sample, too (Finagle's PeakEwma).
  */
 extern Usec latency_ewma(const Latency *latency, Usec now);
 

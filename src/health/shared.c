@@ -79,33 +79,7 @@ static int	own_ncells;
 static uint64 this_load;		/* the load that is under way, or the last */
 static bool load_found_full;	/* in it no place was to be had */
 
-static void init_shared(void);
-static Size places_size(void);
-static Size header_size(void);
-static bool find_place(const CellKey *key, Usec now, CellRef *ref);
-static void want(Place *place, Usec now);
-static bool make_place(const CellKey *key, TimestampTz wall, Usec now);
-static Place *empty_place(Usec now);
-static Place *longest_unused(Usec now);
-static bool is_idle(Cell *cell, Usec now);
-static bool take_away(Place *place);
-static CellRef find_own(const CellKey *key, TimestampTz wall);
-static DatabaseSlot *find_slot(Oid database);
-static void init_slot(DatabaseSlot *slot, Oid database);
-static int	add_database(Oid *databases, int n, int max, Oid database);
-
 /* --- the memory --- */
-
-/* Returns how much shared memory is asked for. */
-Size
-shared_size(void)
-{
-	Size		size = CACHELINEALIGN(header_size());
-
-	size = add_size(size, CACHELINEALIGN(places_size()));
-	return add_size(size,
-					hash_estimate_size(llm_max_cells, sizeof(PlaceEntry)));
-}
 
 static Size
 header_size(void)
@@ -120,11 +94,49 @@ places_size(void)
 	return mul_size(llm_max_cells, sizeof(Place));
 }
 
+/* Returns how much shared memory is asked for. */
+Size
+shared_size(void)
+{
+	Size		size = CACHELINEALIGN(header_size());
+
+	size = add_size(size, CACHELINEALIGN(places_size()));
+	return add_size(size,
+					hash_estimate_size(llm_max_cells, sizeof(PlaceEntry)));
+}
+
 void
 shared_request(void)
 {
 	RequestAddinShmemSpace(shared_size());
 	RequestNamedLWLockTranche(TRANCHE, 1);
+}
+
+static void
+init_slot(DatabaseSlot *slot, Oid database)
+{
+	pg_atomic_init_u32(&slot->restored, 0);
+	pg_atomic_init_u64(&slot->changes, 0);
+	pg_atomic_init_u64(&slot->stored, 0);
+	pg_atomic_init_u64(&slot->writer_until, 0);
+	pg_atomic_init_u64(&slot->warned_at, 0);
+	slot->database = database;
+}
+
+static void
+init_shared(void)
+{
+	memset(shared, 0, header_size());
+	shared->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
+	if (!pg_strong_random(&shared->salt, sizeof(shared->salt)))
+		shared->salt = pg_prng_uint64(&pg_global_prng_state);
+	network_init(&shared->network);
+	pg_atomic_init_u64(&shared->loads, 0);
+	pg_atomic_init_u64(&shared->reclaimed, 0);
+	pg_atomic_init_u64(&shared->unshared, 0);
+	pg_atomic_init_u64(&shared->warned_at, 0);
+	for (int i = 0; i < llm_max_databases; i++)
+		init_slot(&shared->databases[i], InvalidOid);
 }
 
 /* Makes what was asked for, or finds it where the postmaster has made it. */
@@ -146,22 +158,6 @@ shared_startup(void)
 							   llm_max_cells, llm_max_cells,
 							   &info, HASH_ELEM | HASH_BLOBS);
 	LWLockRelease(AddinShmemInitLock);
-}
-
-static void
-init_shared(void)
-{
-	memset(shared, 0, header_size());
-	shared->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
-	if (!pg_strong_random(&shared->salt, sizeof(shared->salt)))
-		shared->salt = pg_prng_uint64(&pg_global_prng_state);
-	network_init(&shared->network);
-	pg_atomic_init_u64(&shared->loads, 0);
-	pg_atomic_init_u64(&shared->reclaimed, 0);
-	pg_atomic_init_u64(&shared->unshared, 0);
-	pg_atomic_init_u64(&shared->warned_at, 0);
-	for (int i = 0; i < llm_max_databases; i++)
-		init_slot(&shared->databases[i], InvalidOid);
 }
 
 bool
@@ -194,6 +190,120 @@ shared_should_say(pg_atomic_uint64 *said_at, Usec now)
 
 /* --- the cells --- */
 
+/* Notes that this load has found a cell, unless a newer one has already. */
+static void
+want(Place *place, Usec now)
+{
+	uint64		newest = pg_atomic_read_u64(&place->wanted_by);
+
+	while (newest < this_load &&
+		   !pg_atomic_compare_exchange_u64(&place->wanted_by, &newest,
+										   this_load))
+		;
+	pg_atomic_write_u32(&place->cell.unwanted, 0);
+	pg_atomic_write_u64(&place->cell.last_used, now);
+}
+
+/* Finds a key's cell and marks it as wanted. */
+static bool
+find_place(const CellKey *key, Usec now, CellRef *ref)
+{
+	PlaceEntry *entry = hash_search(place_hash, key, HASH_FIND, NULL);
+
+	if (entry == NULL)
+		return false;
+	want(&places[entry->place], now);
+	ref->cell = &places[entry->place].cell;
+	ref->generation = pg_atomic_read_u32(&ref->cell->generation);
+	return true;
+}
+
+/* Nobody wants it, asks it, or is kept away by it for a time that is told. */
+static bool
+is_idle(Cell *cell, Usec now)
+{
+	return pg_atomic_read_u32(&cell->unwanted) != 0 &&
+		pg_atomic_read_u32(&cell->in_flight) == 0 &&
+		breaker_view(&cell->breaker, &breaker_defaults, now).state !=
+		BREAKER_OPEN;
+}
+
+/* Returns a free place, or the idle one that was unused for longest, or NULL. */
+static Place *
+longest_unused(Usec now)
+{
+	Place	   *found = NULL;
+
+	for (int i = 0; i < shared->nplaces; i++)
+	{
+		Cell	   *cell = &places[i].cell;
+
+		if (cell->key.database == InvalidOid)
+			return &places[i];
+		if (is_idle(cell, now) &&
+			(found == NULL || pg_atomic_read_u64(&cell->last_used) <
+			 pg_atomic_read_u64(&found->cell.last_used)))
+			found = &places[i];
+	}
+	return found;
+}
+
+/* Takes a cell from its owner, unless an attempt has just begun in it. */
+static bool
+take_away(Place *place)
+{
+	Cell	   *cell = &place->cell;
+
+	pg_atomic_fetch_add_u32(&cell->generation, 1);
+	if (pg_atomic_read_u32(&cell->in_flight) != 0)
+	{
+		pg_atomic_fetch_sub_u32(&cell->generation, 1);
+		return false;
+	}
+	hash_search(place_hash, &cell->key, HASH_REMOVE, NULL);
+	cell->key.database = InvalidOid;
+	pg_atomic_fetch_add_u64(&shared->reclaimed, 1);
+	return true;
+}
+
+/* Returns a place without an owner, whose generation is a new one, or NULL. */
+static Place *
+empty_place(Usec now)
+{
+	Place	   *place;
+
+	if (shared->nplaces < llm_max_cells)
+	{
+		place = &places[shared->nplaces++];
+		pg_atomic_init_u64(&place->wanted_by, 0);
+		pg_atomic_init_u32(&place->cell.generation, 1);
+		pg_atomic_init_u32(&place->cell.in_flight, 0);
+		return place;
+	}
+	place = longest_unused(now);
+	if (place == NULL || place->cell.key.database == InvalidOid)
+		return place;
+	return take_away(place) ? place : NULL;
+}
+
+/* Gives a key a place; false when there is none. */
+static bool
+make_place(const CellKey *key, TimestampTz wall, Usec now)
+{
+	Place	   *place = empty_place(now);
+	PlaceEntry *entry;
+
+	if (place == NULL)
+		return false;
+	entry = hash_search(place_hash, key, HASH_ENTER_NULL, NULL);
+	if (entry == NULL)
+		return false;
+	entry->place = (int) (place - places);
+	cell_init(&place->cell, wall);
+	place->cell.key = *key;
+	return true;
+}
+
 /*
  * Once a load has found the table full it does not search it again for each of
  * its other cells.
@@ -220,138 +330,18 @@ cells_find(const CellKey *key, TimestampTz wall, Usec now, bool *unshared)
 		LWLockRelease(shared->lock);
 		load_found_full = !found;
 	}
-	if (found)
-		return ref;
-
-	*unshared = true;
-	pg_atomic_fetch_add_u64(&shared->unshared, 1);
-	return find_own(key, wall);
+	*unshared = !found;
+	return ref;
 }
 
-/* Finds a key's cell and marks it as wanted. */
-static bool
-find_place(const CellKey *key, Usec now, CellRef *ref)
-{
-	PlaceEntry *entry = hash_search(place_hash, key, HASH_FIND, NULL);
-
-	if (entry == NULL)
-		return false;
-	want(&places[entry->place], now);
-	ref->cell = &places[entry->place].cell;
-	ref->generation = pg_atomic_read_u32(&ref->cell->generation);
-	return true;
-}
-
-/* Notes that this load has found a cell, unless a newer one has already. */
-static void
-want(Place *place, Usec now)
-{
-	uint64		newest = pg_atomic_read_u64(&place->wanted_by);
-
-	while (newest < this_load &&
-		   !pg_atomic_compare_exchange_u64(&place->wanted_by, &newest,
-										   this_load))
-		;
-	pg_atomic_write_u32(&place->cell.unwanted, 0);
-	pg_atomic_write_u64(&place->cell.last_used, now);
-}
-
-/* Gives a key a place; false when there is none. */
-static bool
-make_place(const CellKey *key, TimestampTz wall, Usec now)
-{
-	Place	   *place = empty_place(now);
-	PlaceEntry *entry;
-
-	if (place == NULL)
-		return false;
-	entry = hash_search(place_hash, key, HASH_ENTER_NULL, NULL);
-	if (entry == NULL)
-		return false;
-	entry->place = (int) (place - places);
-	cell_init(&place->cell, wall);
-	place->cell.key = *key;
-	return true;
-}
-
-/* Returns a place without an owner, whose generation is a new one, or NULL. */
-static Place *
-empty_place(Usec now)
-{
-	Place	   *place;
-
-	if (shared->nplaces < llm_max_cells)
-	{
-		place = &places[shared->nplaces++];
-		pg_atomic_init_u64(&place->wanted_by, 0);
-		pg_atomic_init_u32(&place->cell.generation, 1);
-		pg_atomic_init_u32(&place->cell.in_flight, 0);
-		return place;
-	}
-	place = longest_unused(now);
-	if (place == NULL || place->cell.key.database == InvalidOid)
-		return place;
-	return take_away(place) ? place : NULL;
-}
-
-/* Returns a free place, or the idle one that was unused for longest, or NULL. */
-static Place *
-longest_unused(Usec now)
-{
-	Place	   *found = NULL;
-
-	for (int i = 0; i < shared->nplaces; i++)
-	{
-		Cell	   *cell = &places[i].cell;
-
-		if (cell->key.database == InvalidOid)
-			return &places[i];
-		if (is_idle(cell, now) &&
-			(found == NULL || pg_atomic_read_u64(&cell->last_used) <
-			 pg_atomic_read_u64(&found->cell.last_used)))
-			found = &places[i];
-	}
-	return found;
-}
-
-/* Nobody wants it, asks it, or is kept away by it for a time that is told. */
-static bool
-is_idle(Cell *cell, Usec now)
-{
-	return pg_atomic_read_u32(&cell->unwanted) != 0 &&
-		pg_atomic_read_u32(&cell->in_flight) == 0 &&
-		breaker_view(&cell->breaker, &breaker_defaults, now).state !=
-		BREAKER_OPEN;
-}
-
-/* Takes a cell from its owner, unless an attempt has just begun in it. */
-static bool
-take_away(Place *place)
-{
-	Cell	   *cell = &place->cell;
-
-	pg_atomic_fetch_add_u32(&cell->generation, 1);
-	if (pg_atomic_read_u32(&cell->in_flight) != 0)
-	{
-		pg_atomic_fetch_sub_u32(&cell->generation, 1);
-		return false;
-	}
-	hash_search(place_hash, &cell->key, HASH_REMOVE, NULL);
-	cell->key.database = InvalidOid;
-	pg_atomic_fetch_add_u64(&shared->reclaimed, 1);
-	return true;
-}
-
-/*
- * Finds or makes the process's own cell of a key. There are at most as many as
- * the table has; what finds no place here either is not kept at all.
- */
-static CellRef
-find_own(const CellKey *key, TimestampTz wall)
+/* There are at most as many as the table has. */
+CellRef
+cells_find_own(const CellKey *key, TimestampTz wall)
 {
 	CellRef		none = {NULL, 0};
 	OwnCell    *own;
 
+	pg_atomic_fetch_add_u64(&shared->unshared, 1);
 	for (own = own_cells; own; own = own->next)
 		if (memcmp(&own->cell.key, key, sizeof(CellKey)) == 0)
 			return (CellRef) {&own->cell, 1};
@@ -393,6 +383,13 @@ cells_load_end(Oid database)
 	LWLockRelease(shared->lock);
 }
 
+bool
+cell_is_shared(CellRef ref)
+{
+	return shared && (Place *) ref.cell >= places &&
+		(Place *) ref.cell < places + llm_max_cells;
+}
+
 uint64
 cells_reclaimed(void)
 {
@@ -425,29 +422,6 @@ cells_visit(Oid database, CellVisitor visit, void *arg)
 
 /* --- the databases --- */
 
-DatabaseSlot *
-shared_database(Oid database)
-{
-	DatabaseSlot *slot;
-	DatabaseSlot *free_slot;
-
-	if (shared == NULL)
-		return NULL;
-	LWLockAcquire(shared->lock, LW_SHARED);
-	slot = find_slot(database);
-	free_slot = find_slot(InvalidOid);
-	LWLockRelease(shared->lock);
-	if (slot || free_slot == NULL)
-		return slot;
-
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	slot = find_slot(database);
-	if (slot == NULL && (slot = find_slot(InvalidOid)) != NULL)
-		init_slot(slot, database);
-	LWLockRelease(shared->lock);
-	return slot;
-}
-
 /* Finds the slot of a database, or of InvalidOid a free one. */
 static DatabaseSlot *
 find_slot(Oid database)
@@ -458,15 +432,19 @@ find_slot(Oid database)
 	return NULL;
 }
 
-static void
-init_slot(DatabaseSlot *slot, Oid database)
+DatabaseSlot *
+shared_database(Oid database)
 {
-	pg_atomic_init_u32(&slot->restored, 0);
-	pg_atomic_init_u64(&slot->changes, 0);
-	pg_atomic_init_u64(&slot->stored, 0);
-	pg_atomic_init_u64(&slot->writer_until, 0);
-	pg_atomic_init_u64(&slot->warned_at, 0);
-	slot->database = database;
+	DatabaseSlot *slot;
+
+	if (shared == NULL)
+		return NULL;
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	slot = find_slot(database);
+	if (slot == NULL && (slot = find_slot(InvalidOid)) != NULL)
+		init_slot(slot, database);
+	LWLockRelease(shared->lock);
+	return slot;
 }
 
 /* Nobody is connected to the database, so nothing can be under way in it. */
@@ -485,6 +463,19 @@ shared_forget_database(Oid database)
 	LWLockRelease(shared->lock);
 }
 
+/* Adds one to a list, if it is none yet; returns the list's new length. */
+static int
+add_database(Oid *databases, int n, int max, Oid database)
+{
+	if (database == InvalidOid || n >= max)
+		return n;
+	for (int i = 0; i < n; i++)
+		if (databases[i] == database)
+			return n;
+	databases[n] = database;
+	return n + 1;
+}
+
 int
 shared_databases(Oid *databases, int max)
 {
@@ -499,17 +490,4 @@ shared_databases(Oid *databases, int max)
 		n = add_database(databases, n, max, places[i].cell.key.database);
 	LWLockRelease(shared->lock);
 	return n;
-}
-
-/* Adds one to a list, if it is none yet; returns the list's new length. */
-static int
-add_database(Oid *databases, int n, int max, Oid database)
-{
-	if (database == InvalidOid || n >= max)
-		return n;
-	for (int i = 0; i < n; i++)
-		if (databases[i] == database)
-			return n;
-	databases[n] = database;
-	return n + 1;
 }

@@ -57,21 +57,31 @@ extern int	shared_databases(Oid *databases, int max);
 
 /*
  * Finds or makes the cell of a key. When the table is full, the cell that was
- * unwanted and idle for longest is taken; if there is none, *unshared is set
- * and the cell is the process's own. Neither raises nor waits for long.
+ * unwanted and idle for longest is taken; if there is none, *unshared is set.
+ * Neither raises nor waits for long.
  */
 extern CellRef cells_find(const CellKey *key, TimestampTz wall, Usec now,
 						  bool *unshared);
 
 /*
+ * Finds or makes the process's own cell of a key that has none in the table,
+ * and counts that. Without memory for it, nothing is kept at all.
+ */
+extern CellRef cells_find_own(const CellKey *key, TimestampTz wall);
+
+/*
  * Begins and ends the load of a database's configuration: between the two
  * cells_find() marks what is wanted; at the end all other cells of the database
- * are unwanted. Of several loads at a time the one that began last decides. To
- * be unwanted makes a cell a candidate for another owner and nothing else: the
- * load may have seen changes that are not committed.
+ * are unwanted, and make room for what had none. Of several loads at a time the
+ * one that began last decides. To be unwanted makes a cell a candidate for
+ * another owner and nothing else: the load may have seen changes that are not
+ * committed.
  */
 extern void cells_load_begin(void);
 extern void cells_load_end(Oid database);
+
+/* Says whether other processes can follow a reference. */
+extern bool cell_is_shared(CellRef ref);
 
 /* Counts cells that were given to others: references may be outdated since. */
 extern uint64 cells_reclaimed(void);

@@ -8,9 +8,9 @@
 #include "postgres.h"
 
 #include "funcapi.h"
-#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 
+#include "cells.h"
 #include "driver.h"
 #include "settings.h"
 
@@ -26,155 +26,60 @@ PG_FUNCTION_INFO_V1(llm_check);
 /* Bounds the bill; a model that reasons first needs some room. */
 #define CHECK_MAX_TOKENS 1024
 
-typedef struct Target
+/* One that is asked. */
+typedef struct CheckedTarget
 {
 	const Candidate *candidate;
 	Call	   *call;
-} Target;
+} CheckedTarget;
 
 typedef struct Check
 {
 	const Config *config;
-	char	   *provider;		/* what was named, or NULL */
-	char	   *region;
-	char	   *model;
+	Names		names;
 	int			ntargets;
-	int			max_targets;
-	Target	   *targets;
+	CheckedTarget *targets;
 } Check;
-
-/* Raises LL006 for a name that there is not. */
-static void pg_attribute_noreturn()
-unknown_name(const char *what, const char *name, const char *hint)
-{
-	ereport(ERROR,
-			(errcode(SQLSTATE_LL(6)),
-			 errmsg("%s \"%s\" does not exist", what, name),
-			 hint ? errhint("%s", hint) : 0));
-}
-
-/* Returns the hint that names a provider's regions. */
-static char *
-regions_hint(const Provider *provider)
-{
-	StringInfoData hint;
-
-	initStringInfo(&hint);
-	appendStringInfo(&hint, "Regions of provider \"%s\": ", provider->name);
-	for (int i = 0; i < provider->nregions; i++)
-		appendStringInfo(&hint, "%s%s", i > 0 ? ", " : "",
-						 provider->regions[i].name);
-	appendStringInfoChar(&hint, '.');
-	return hint.data;
-}
-
-/* Says whether any provider has a region of that name. */
-static bool
-region_exists(const Config *config, const char *region)
-{
-	for (int i = 0; i < config->nproviders; i++)
-		if (provider_region(&config->providers[i], region))
-			return true;
-	return false;
-}
-
-/* Says whether a route of that provider, or of any, names a model. */
-static bool
-model_is_routed(const Config *config, const char *provider, const char *model)
-{
-	for (int t = 0; t < config->ntiers; t++)
-		for (int i = 0; i < config->tiers[t].ncandidates; i++)
-		{
-			const Route *route = config->tiers[t].candidates[i].route;
-
-			if (strcmp(route->model_name, model) == 0 &&
-				(!provider || strcmp(route->provider_name, provider) == 0))
-				return true;
-		}
-	return false;
-}
-
-/* Raises LL006 when a provider, region or model that was named is unknown. */
-static void
-check_names(const Check *check)
-{
-	const Provider *provider;
-	const char *closest;
-
-	if (check->provider)
-	{
-		provider = config_provider(check->config, check->provider);
-		closest = config_closest_provider(check->config, check->provider);
-		if (provider == NULL)
-			unknown_name("provider", check->provider, closest ?
-						 psprintf("Did you mean \"%s\"?", closest) : NULL);
-		if (check->region && provider_region(provider, check->region) == NULL)
-			unknown_name("region", check->region, regions_hint(provider));
-	}
-	else if (check->region && !region_exists(check->config, check->region))
-		unknown_name("region", check->region, "No provider has it.");
-	if (check->model &&
-		!model_is_routed(check->config, check->provider, check->model))
-		unknown_name("model", check->model, "No route leads to it.");
-}
 
 /* Says whether a candidate is meant by the names that were given. */
 static bool
-is_meant(const Check *check, const Candidate *candidate)
+is_meant(const Names *names, const Candidate *candidate)
 {
-	const Route *route = candidate->route;
+	const Target *target = candidate->target;
 
-	if (candidate->region == NULL)
+	if (target == NULL)
 		return false;
-	if (check->provider && strcmp(route->provider_name, check->provider) != 0)
+	if (names->provider &&
+		strcmp(target->region->provider->name, names->provider) != 0)
 		return false;
-	if (check->region && strcmp(candidate->region->name, check->region) != 0)
+	if (names->region && strcmp(target->region->name, names->region) != 0)
 		return false;
-	if (check->model && strcmp(route->model_name, check->model) != 0)
+	if (names->model && strcmp(target->model->name, names->model) != 0)
 		return false;
 	/* one that is named wholly is asked even when it takes no work */
-	return check->region != NULL || candidate_disabled(candidate) == NULL ||
+	return names->region != NULL || candidate_disabled(candidate) == NULL ||
 		candidate->problem != NULL;
 }
 
-/* Says whether a target is there already, by another route. */
-static bool
-is_known(const Check *check, const Candidate *candidate)
-{
-	for (int i = 0; i < check->ntargets; i++)
-	{
-		const Candidate *known = check->targets[i].candidate;
-
-		if (known->region == candidate->region &&
-			known->route->model == candidate->route->model)
-			return true;
-	}
-	return false;
-}
-
-/* Collects the targets of all routes. */
+/* Collects the targets that are meant, each by the first route to it. */
 static void
 find_targets(Check *check)
 {
-	for (int t = 0; t < check->config->ntiers; t++)
-	{
-		const Tier *tier = &check->config->tiers[t];
+	const Config *config = check->config;
+	bool	   *known = palloc0((config->ntargets + 1) * sizeof(bool));
 
-		for (int i = 0; i < tier->ncandidates; i++)
+	check->targets = palloc((config->ntargets + 1) * sizeof(CheckedTarget));
+	for (int t = 0; t < config->ntiers; t++)
+		for (int i = 0; i < config->tiers[t].ncandidates; i++)
 		{
-			const Candidate *candidate = &tier->candidates[i];
+			const Candidate *candidate = &config->tiers[t].candidates[i];
 
-			if (!is_meant(check, candidate) || is_known(check, candidate))
+			if (!is_meant(&check->names, candidate) ||
+				known[candidate->target - config->targets])
 				continue;
-			if (check->ntargets == check->max_targets)
-			{
-				check->max_targets *= 2;
-				check->targets = repalloc(check->targets,
-										  check->max_targets * sizeof(Target));
-			}
-			check->targets[check->ntargets++] = (Target) {candidate, NULL};
+			known[candidate->target - config->targets] = true;
+			check->targets[check->ntargets++] = (CheckedTarget) {candidate, NULL};
 		}
-	}
 }
 
 /* Makes a call to each target, and runs MAX_AT_ONCE of them side by side. */
@@ -226,7 +131,7 @@ explain_failure(const Call *call, const char **error, const char **hint)
 
 /* Adds a target's row. */
 static void
-put_target(ReturnSetInfo *rsinfo, const Target *target)
+put_target(ReturnSetInfo *rsinfo, const CheckedTarget *target)
 {
 	const Call *call = target->call;
 	const Candidate *candidate = target->candidate;
@@ -257,22 +162,13 @@ Datum
 llm_check(PG_FUNCTION_ARGS)
 {
 	Config	   *config;
-	Check		check = {
-		.provider = PG_ARGISNULL(0) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(0)),
-		.region = PG_ARGISNULL(1) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(1)),
-		.model = PG_ARGISNULL(2) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(2)),
-		.max_targets = 16,
-	};
+	Check		check = {.names = names_of_args(fcinfo)};
 
 	require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 	config = config_get(fcinfo->flinfo->fn_oid);
 	check.config = config;
-	check.targets = palloc(check.max_targets * sizeof(Target));
-	check_names(&check);
+	names_check(&check.names, config);
 	find_targets(&check);
 	if (check.ntargets == 0)
 	{

@@ -2,8 +2,9 @@
  * explain.c
  *	  llm_explain(): the routing of a call that is not made.
  *
- * It asks the router itself why a candidate is out, and looks whether its key
- * can be had, so it cannot disagree with what a call would do.
+ * It asks the router itself why a candidate is out and what share it has, and
+ * looks whether its key can be had, so it cannot disagree with what a call
+ * would do.
  */
 #include "postgres.h"
 
@@ -18,58 +19,70 @@ PG_FUNCTION_INFO_V1(llm_explain);
 
 #define EXPLAIN_COLS 9
 
-/* Bytes of text a token, for estimates of cost. */
-#define BYTES_PER_TOKEN 4
-
-/* Tokens that an answer is taken to have when max_tokens does not say. */
-#define USUAL_OUTPUT_TOKENS 500
-
 typedef struct Explanation
 {
 	ReturnSetInfo *rsinfo;
 	const Config *config;
 	Router		router;
-	int64		input_tokens;
-	int64		output_tokens;
 	bool		no_residency;	/* no provider's region satisfies it */
 	int			step;			/* of the last candidate that is not out */
+	Usec		now;
 } Explanation;
 
-/* The group of a tier that gets its calls. */
-typedef struct ServingGroup
+/* The verdict on one candidate. */
+typedef struct Verdict
 {
-	int			group;			/* -1: nobody is admitted */
-	int			n;				/* its admitted candidates */
-	double		sum;			/* of their shares */
-} ServingGroup;
+	const char *word;			/* "ready", "limited" or "out" */
+	const char *reason;			/* or NULL */
+} Verdict;
 
-/* Estimates the cost of a call. False when the price is unknown. */
+/*
+ * Says whether nobody is let through for now. Where trials are under way, or a
+ * limit of ours is reached, some calls are.
+ */
 static bool
-estimate_cost(const Explanation *explanation, const Candidate *candidate,
-			  Picodollars *cost)
+is_shut(const HealthCheck *check)
 {
-	const Model *model = candidate->route->model;
-	int64		output_tokens = explanation->output_tokens;
+	return check->verdict == HEALTH_OUT &&
+		(check->why == WHY_THROTTLED ||
+		 (check->why == WHY_BREAKER && check->until > 0));
+}
 
-	*cost = 0;
-	if (candidate->route->builtin != BUILTIN_NONE)
-		return true;
-	if (model == NULL || model->input_price == PRICE_UNKNOWN ||
-		model->output_price == PRICE_UNKNOWN)
-		return false;
-	if (model->max_output_tokens > 0)
-		output_tokens = Min(output_tokens, model->max_output_tokens);
-	return call_add_price(cost, explanation->input_tokens,
-						  model->input_price) &&
-		call_add_price(cost, output_tokens, model->output_price);
+/*
+ * Says whether a candidate would be asked. Where no provider of the chain
+ * satisfies the residency, a call ends at once, so builtin models are out as
+ * well.
+ */
+static Verdict
+judge(const Explanation *explanation, const Candidate *candidate)
+{
+	const Router *router = &explanation->router;
+	const Admission *admission =
+		&router->admissions[candidate - router->tier->candidates];
+	const char *reason;
+
+	if (explanation->no_residency)
+		return (Verdict) {"out", psprintf("residency \"%s\" is not satisfied",
+										  router->needs.residency)};
+	reason = router_why(router, candidate);
+	if (reason)
+		return (Verdict) {"out", reason};
+	if (admission->health.why == WHY_NONE)
+		return (Verdict) {"ready", NULL};
+	reason = health_in_words(candidate, &admission->health, explanation->now);
+	return (Verdict) {is_shut(&admission->health) ? "out" : "limited", reason};
 }
 
 /* Adds a candidate's row. */
 static void
 put_candidate(Explanation *explanation, const Candidate *candidate,
-			  double share, const char *out)
+			  Verdict verdict)
 {
+	const Router *router = &explanation->router;
 	const Route *route = candidate->route;
+	bool		out = strcmp(verdict.word, "out") == 0;
+	double		share = out ? 0 :
+		router->admissions[candidate - router->tier->candidates].share;
 	Datum		values[EXPLAIN_COLS] = {0};
 	bool		nulls[EXPLAIN_COLS] = {0};
 	Picodollars cost;
@@ -86,12 +99,12 @@ put_candidate(Explanation *explanation, const Candidate *candidate,
 		nulls[3] = true;
 	values[4] = CStringGetTextDatum(route->model_name);
 	values[5] = Float4GetDatum((float4) share);
-	values[6] = CStringGetTextDatum(out ? "out" : "ready");
-	if (out)
-		values[7] = CStringGetTextDatum(out);
+	values[6] = CStringGetTextDatum(verdict.word);
+	if (verdict.reason)
+		values[7] = CStringGetTextDatum(verdict.reason);
 	else
 		nulls[7] = true;
-	if (estimate_cost(explanation, candidate, &cost))
+	if (estimate_cost(&router->needs.estimate, candidate, &cost))
 		values[8] = picodollars_to_numeric(cost);
 	else
 		nulls[8] = true;
@@ -99,84 +112,54 @@ put_candidate(Explanation *explanation, const Candidate *candidate,
 						 explanation->rsinfo->setDesc, values, nulls);
 }
 
-/* Finds the first group with an admitted candidate: it gets all calls. */
-static ServingGroup
-serving_group(const Tier *tier, const char *const *out)
-{
-	ServingGroup serving = {.group = -1};
-
-	for (int i = 0; i < tier->ncandidates; i++)
-	{
-		const Candidate *candidate = &tier->candidates[i];
-
-		if (out[i] || (serving.n > 0 && candidate->group != serving.group))
-			continue;
-		serving.group = candidate->group;
-		serving.sum += candidate->share;
-		serving.n++;
-	}
-	return serving;
-}
-
-/* Returns an admitted candidate's share of its tier's calls. */
-static double
-share_of(const Candidate *candidate, const ServingGroup *serving)
-{
-	if (candidate->group != serving->group)
-		return 0;
-	return serving->sum > 0 ? candidate->share / serving->sum :
-		1.0 / serving->n;
-}
-
-/*
- * Says why a candidate is out. Where no provider of the chain satisfies the
- * residency, a call ends at once, so builtin models are out as well.
- */
-static const char *
-why_out(const Explanation *explanation, const Candidate *candidate)
-{
-	const char *out;
-
-	if (explanation->no_residency)
-		return psprintf("residency \"%s\" is not satisfied",
-						explanation->router.needs.residency);
-	out = router_why_out(&explanation->router, candidate);
-	return out ? out : secret_problem(explanation->config, candidate);
-}
-
 /* Adds the rows of a group: what has no share is its last resort. */
 static void
-explain_group(Explanation *explanation, const Tier *tier, int first, int end,
-			  const char *const *out, const ServingGroup *serving)
+explain_group(Explanation *explanation, int first, int end)
 {
+	const Router *router = &explanation->router;
+
 	for (int last_resort = 0; last_resort <= 1; last_resort++)
 		for (int i = first; i < end; i++)
 		{
-			const Candidate *candidate = &tier->candidates[i];
+			const Candidate *candidate = &router->tier->candidates[i];
+			Verdict		verdict = judge(explanation, candidate);
 
-			if ((out[i] == NULL && candidate->share <= 0) != last_resort)
-				continue;
-			put_candidate(explanation, candidate,
-						  out[i] ? 0 : share_of(candidate, serving), out[i]);
+			if ((verdict.word[0] != 'o' && candidate->share <= 0) == last_resort)
+				put_candidate(explanation, candidate, verdict);
 		}
 }
 
-/* Adds the rows of a tier, whose groups are runs of its candidates. */
+/* Bars those whose key cannot be had, as a call would find out. */
 static void
-explain_tier(Explanation *explanation, const Tier *tier)
+bar_keyless(Explanation *explanation)
 {
-	const char **out = palloc0((tier->ncandidates + 1) * sizeof(*out));
-	ServingGroup serving;
+	Router	   *router = &explanation->router;
 
-	for (int i = 0; i < tier->ncandidates; i++)
-		out[i] = why_out(explanation, &tier->candidates[i]);
-	serving = serving_group(tier, out);
+	for (int i = 0; i < router->tier->ncandidates; i++)
+	{
+		const Candidate *candidate = &router->tier->candidates[i];
+
+		if (candidate_disabled(candidate) == NULL)
+			router_bar(router, candidate,
+					   secret_problem(explanation->config, candidate));
+	}
+}
+
+/* Adds the rows of the router's tier, whose groups are runs of candidates. */
+static void
+explain_tier(Explanation *explanation)
+{
+	const Tier *tier = explanation->router.tier;
+
+	if (tier->enabled)
+		bar_keyless(explanation);
+	router_admit(&explanation->router, explanation->now);
 	for (int first = 0, end; first < tier->ncandidates; first = end)
 	{
 		for (end = first + 1; end < tier->ncandidates; end++)
 			if (tier->candidates[end].group != tier->candidates[first].group)
 				break;
-		explain_group(explanation, tier, first, end, out, &serving);
+		explain_group(explanation, first, end);
 	}
 }
 
@@ -192,6 +175,9 @@ fill_needs(FunctionCallInfo fcinfo, int64 prompt_len, RouteNeeds *needs)
 	needs->labels = spec.labels;
 	needs->residency = spec.residency;
 	needs->min_tokens = prompt_len / PROMPT_MAX_BYTES_PER_TOKEN;
+	needs->estimate =
+		estimate_request(prompt_len, PG_ARGISNULL(2) ? 0 :
+						 request_max_tokens(PG_GETARG_INT32(2)));
 	needs->providers_off = llm_enabled ? NULL : "llm_failover is switched off";
 }
 
@@ -220,16 +206,14 @@ llm_explain(PG_FUNCTION_ARGS)
 	fill_needs(fcinfo, prompt_len, &needs);
 	explanation.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	explanation.config = config;
-	explanation.input_tokens = prompt_len / BYTES_PER_TOKEN;
-	explanation.output_tokens = PG_ARGISNULL(2) ? USUAL_OUTPUT_TOKENS :
-		request_max_tokens(PG_GETARG_INT32(2));
+	explanation.now = clock_now();
 	tier = request_tier(config, tier_name ? tier_name : "default");
 	explanation.no_residency =
 		!router_satisfies_residency(config, tier, chain, needs.nlabels,
 									needs.labels);
-	router_start(&explanation.router, tier, &needs);
+	router_start(&explanation.router, config, tier, &needs);
 	do
-		explain_tier(&explanation, explanation.router.tier);
+		explain_tier(&explanation);
 	while (chain && router_next_tier(&explanation.router));
 	return (Datum) 0;
 }

@@ -43,6 +43,10 @@ static const Privilege usage_privileges[] = {
 	{"EXECUTE", "FUNCTION", "llm_last"},
 	{"EXECUTE", "FUNCTION", "llm_health_rows"},
 	{"SELECT", "TABLE", "llm_health"},
+	{"EXECUTE", "FUNCTION", "llm_status_rows"},
+	{"SELECT", "TABLE", "llm_status"},
+	{"EXECUTE", "FUNCTION", "llm_stat_tier_rows"},
+	{"SELECT", "TABLE", "llm_stat_tier"},
 };
 
 /*
@@ -58,6 +62,9 @@ static const Privilege admin_privileges[] = {
 	{"SELECT, INSERT, UPDATE, DELETE", "TABLE", "llm_route"},
 	{"SELECT, INSERT, UPDATE, DELETE", "TABLE", "llm_rule"},
 	{"EXECUTE", "FUNCTION", "llm_check"},
+	{"EXECUTE", "FUNCTION", "llm_breaker_open"},
+	{"EXECUTE", "FUNCTION", "llm_breaker_reset"},
+	{"EXECUTE", "FUNCTION", "llm_stat_reset"},
 	{"EXECUTE", "FUNCTION", "llm_routing_rows"},
 	{"SELECT", "TABLE", "llm_routing"},
 };

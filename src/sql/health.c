@@ -7,104 +7,136 @@
 
 #include "access/xlog.h"
 #include "funcapi.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 
 #include "catalog/secret.h"
 #include "driver.h"
+#include "health/shared.h"
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(llm_health_rows);
 
-#define HEALTH_COLS 7
+#define HEALTH_COLS 9
 
-/* Says whether calls may go to a candidate of a provider. */
-static bool
-takes_work(const Config *config, const Candidate *candidate)
+/* So many candidates are named of a tier whose providers are all out. */
+#define MAX_REASONS 4
+
+/*
+ * Says why calls cannot go to a candidate of a provider, by the configuration,
+ * or NULL.
+ */
+static const char *
+why_idle(const Config *config, const Candidate *candidate)
 {
-	return candidate->region && candidate->route->tier->enabled &&
-		candidate_disabled(candidate) == NULL &&
-		secret_problem(config, candidate) == NULL;
+	const char *why = candidate->route->tier->enabled ?
+		candidate_disabled(candidate) : "tier disabled";
+
+	return why ? why : secret_problem(config, candidate);
 }
 
-/* Says whether a candidate before this one is at the same target. */
+/*
+ * Says that a breaker or the target's owner keeps calls away. What limits of
+ * ours hold back for a moment is busy, not ill.
+ */
 static bool
-seen_before(const Config *config, int tier, int candidate)
+is_shut(const Target *target, Usec now, HealthCheck *check)
 {
-	const Candidate *it = &config->tiers[tier].candidates[candidate];
-
-	for (int t = 0; t <= tier; t++)
-	{
-		int			end = t < tier ? config->tiers[t].ncandidates : candidate;
-
-		for (int i = 0; i < end; i++)
-		{
-			const Candidate *other = &config->tiers[t].candidates[i];
-
-			if (other->region == it->region &&
-				other->route->model == it->route->model &&
-				takes_work(config, other))
-				return true;
-		}
-	}
-	return false;
+	health_check(&target->health, 0, now, check);
+	return check->verdict == HEALTH_OUT &&
+		(check->why == WHY_BREAKER || check->why == WHY_THROTTLED);
 }
 
-/* Counts the targets that take work. */
-static int
-count_targets(const Config *config)
+/*
+ * Says why a candidate of a provider is not admitted, or returns NULL when it
+ * is.
+ */
+static const char *
+why_not_admitted(const Config *config, const Candidate *candidate, Usec now)
 {
+	const char *why = why_idle(config, candidate);
+	HealthCheck check;
+
+	if (why == NULL && is_shut(candidate->target, now, &check))
+		why = health_in_words(candidate, &check, now);
+	return why;
+}
+
+/*
+ * Says why none of a tier's providers is admitted, or returns NULL when one
+ * is, or there is none.
+ */
+static char *
+why_tier_unwell(const Config *config, const Tier *tier, Usec now)
+{
+	StringInfoData reasons;
 	int			n = 0;
+
+	initStringInfo(&reasons);
+	for (int i = 0; i < tier->ncandidates; i++)
+	{
+		const Candidate *candidate = &tier->candidates[i];
+		const char *why;
+
+		if (candidate->route->builtin != BUILTIN_NONE)
+			continue;
+		why = why_not_admitted(config, candidate, now);
+		if (why == NULL)
+			return NULL;
+		if (++n <= MAX_REASONS)
+			appendStringInfo(&reasons, "%s%s (%s)", n > 1 ? ", " : "",
+							 candidate_name(candidate), why);
+	}
+	if (n > MAX_REASONS)
+		appendStringInfo(&reasons, " and %d more", n - MAX_REASONS);
+	return n > 0 ? reasons.data : NULL;
+}
+
+/* Says why this server is not well, or NULL. */
+static char *
+why_unwell(const Config *config, const char *version, Usec now)
+{
+	if (!llm_enabled)
+		return pstrdup("llm_failover.enabled is off");
+	if (strcmp(version, LLM_VERSION) != 0)
+		return psprintf("the library is %s but the extension %s: ALTER EXTENSION llm_failover UPDATE",
+						LLM_VERSION, version);
+	for (int i = 0; i < config->ntiers; i++)
+	{
+		const Tier *tier = &config->tiers[i];
+		const char *why = tier->enabled ?
+			why_tier_unwell(config, tier, now) : NULL;
+
+		if (why)
+			return psprintf("no provider of tier \"%s\" is admitted: %s",
+							tier->name, why);
+	}
+	return NULL;
+}
+
+/* Counts the targets that take work, and of these the ones that are open. */
+static void
+count_targets(const Config *config, Usec now, int *targets, int *open)
+{
+	bool	   *works = palloc0((config->ntargets + 1) * sizeof(bool));
+	HealthCheck check;
 
 	for (int t = 0; t < config->ntiers; t++)
 		for (int i = 0; i < config->tiers[t].ncandidates; i++)
 		{
 			const Candidate *candidate = &config->tiers[t].candidates[i];
 
-			if (takes_work(config, candidate) && !seen_before(config, t, i))
-				n++;
+			if (candidate->target && why_idle(config, candidate) == NULL)
+				works[candidate->target - config->targets] = true;
 		}
-	return n;
-}
-
-/* Returns a tier that has providers, of which none takes work, or NULL. */
-static const Tier *
-tier_without_provider(const Config *config)
-{
-	for (int t = 0; t < config->ntiers; t++)
-	{
-		const Tier *tier = &config->tiers[t];
-		bool		any = false;
-		bool		admitted = false;
-
-		for (int i = 0; i < tier->ncandidates; i++)
+	for (int i = 0; i < config->ntargets; i++)
+		if (works[i])
 		{
-			if (tier->candidates[i].route->builtin != BUILTIN_NONE)
-				continue;
-			any = true;
-			if (takes_work(config, &tier->candidates[i]))
-				admitted = true;
+			++*targets;
+			if (is_shut(&config->targets[i], now, &check) &&
+				check.why == WHY_BREAKER)
+				++*open;
 		}
-		if (tier->enabled && any && !admitted)
-			return tier;
-	}
-	return NULL;
-}
-
-/* Says why this server is not well, or NULL. */
-static char *
-why_unwell(const Config *config, const char *version)
-{
-	const Tier *tier;
-
-	if (!llm_enabled)
-		return pstrdup("llm_failover.enabled is off");
-	if (strcmp(version, LLM_VERSION) != 0)
-		return psprintf("the library is %s but the extension %s: ALTER EXTENSION llm_failover UPDATE",
-						LLM_VERSION, version);
-	tier = tier_without_provider(config);
-	if (tier)
-		return psprintf("no provider of tier \"%s\" takes work", tier->name);
-	return NULL;
 }
 
 /* llm_health_rows(version of the extension) → the one row of llm_health */
@@ -116,13 +148,17 @@ llm_health_rows(PG_FUNCTION_ARGS)
 	const Config *config;
 	char	   *version;
 	char	   *reason;
+	int			targets = 0;
+	int			targets_open = 0;
+	Usec		now = clock_now();
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 	config = config_get(fcinfo->flinfo->fn_oid);
 	version = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	reason = why_unwell(config, version);
+	reason = why_unwell(config, version, now);
+	count_targets(config, now, &targets, &targets_open);
 	values[0] = BoolGetDatum(reason == NULL);
 	nulls[1] = reason == NULL;
 	if (reason)
@@ -131,7 +167,9 @@ llm_health_rows(PG_FUNCTION_ARGS)
 	values[3] = BoolGetDatum(RecoveryInProgress());
 	values[4] = CStringGetTextDatum(version);
 	values[5] = CStringGetTextDatum(LLM_VERSION);
-	values[6] = Int32GetDatum(count_targets(config));
+	values[6] = Int32GetDatum(targets);
+	values[7] = Int32GetDatum(targets_open);
+	values[8] = Int64GetDatum((int64) cells_unshared());
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;
 }

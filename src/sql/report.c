@@ -7,7 +7,6 @@
 
 #include "access/xact.h"
 #include "lib/stringinfo.h"
-#include "pgtime.h"
 #include "utils/timestamp.h"
 
 #include "catalog/secret.h"
@@ -74,26 +73,25 @@ attempt_hint(const Attempt *attempt)
 	return psprintf("Replace the secret %s.", secret_describe(region->secret));
 }
 
-/* Appends when the candidate that asked for patience may be asked again. */
+/* Appends when somebody may be asked again. */
 static void
 append_again_at(StringInfo detail, const Call *call)
 {
 	static const char *const ordinals[] = {"first", "second", "third"};
-	Usec		wait = call->throttled_until - clock_now();
-	pg_time_t	at = timestamptz_to_time_t(GetCurrentTimestamp() + Max(wait, 0));
-	char		clock[16];
+	const char *at = time_in_words(call->later.at, clock_now());
 	int			n = 0;
 
-	while (n < call->ntrace && call->trace[n].candidate != call->throttled)
+	while (n < call->ntrace && call->trace[n].candidate != call->later.candidate)
 		n++;
-	pg_strftime(clock, sizeof(clock), "%H:%M:%S",
-				pg_localtime(&at, session_timezone));
-	if (n < (int) lengthof(ordinals))
+	if (n == call->ntrace)
+		appendStringInfo(detail, " %s may be asked at %s.",
+						 candidate_name(call->later.candidate), at);
+	else if (n < (int) lengthof(ordinals))
 		appendStringInfo(detail, " The %s may be asked again at %s.",
-						 ordinals[n], clock);
+						 ordinals[n], at);
 	else
 		appendStringInfo(detail, " Number %d may be asked again at %s.",
-						 n + 1, clock);
+						 n + 1, at);
 }
 
 /* Appends why a candidate was not asked, if one was not. */
@@ -118,7 +116,9 @@ attempts_detail(const Call *call)
 						 attempt_in_words(&call->trace[i]));
 	append_not_asked(&detail, call->unsayable);
 	append_not_asked(&detail, call->problem);
-	if (call->throttled)
+	for (int i = 0; i < call->nnot_asked; i++)
+		append_not_asked(&detail, call->not_asked[i]);
+	if (call->later.candidate)
 		append_again_at(&detail, call);
 	return detail.len > 0 ? detail.data : NULL;
 }
@@ -148,8 +148,7 @@ report_no_answer(const Call *call, Report *report)
 					 "INSERT INTO llm_route(provider, model) ...; "
 					 "SELECT * FROM llm_check();", tier->name);
 	else
-		report->hint = psprintf("See SELECT * FROM llm_explain(tier => '%s').",
-								tier->name);
+		report->hint = "See SELECT * FROM llm_status.";
 }
 
 /* LL002 */

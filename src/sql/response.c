@@ -157,6 +157,8 @@ put_attempt(StringInfo out, const Attempt *attempt)
 	put_member(out, "answered_as", attempt->answered_as);
 	if (attempt->reasoning_tokens >= 0)
 		put_number(out, "reasoning_tokens", attempt->reasoning_tokens);
+	if (attempt->hedge)
+		appendStringInfoString(out, ",\"hedge\":true");
 	if (attempt->reconnected)
 		appendStringInfoString(out, ",\"reconnected\":true");
 	if (attempt->replaced)

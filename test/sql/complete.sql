@@ -69,8 +69,9 @@ SELECT llm_complete('x', 'defualt');
 \echo :LAST_ERROR_SQLSTATE
 SELECT llm_complete('x', 'no such thing at all', on_error => 'null');
 
--- a provider that is not there
-INSERT INTO llm_provider(name, dialect, base_url) VALUES ('nobody', 'openai', 'http://127.0.0.1:1/v1');
+-- a provider that is not there; its breakers stay closed, for each call to find out
+INSERT INTO llm_provider(name, dialect, base_url, breaker_consecutive, breaker_min_calls)
+  VALUES ('nobody', 'openai', 'http://127.0.0.1:1/v1', 1000, 1000);
 INSERT INTO llm_model(provider, name) VALUES ('nobody', 'm');
 INSERT INTO llm_route(provider, model) VALUES ('nobody', 'm');
 SELECT answer, degraded, source, attempts, cost FROM llm_respond('One. Two is longer. Three ends it.');

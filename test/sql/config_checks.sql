@@ -152,6 +152,35 @@ BEGIN;
 INSERT INTO llm_provider(name, dialect, headers) VALUES ('x', 'openai', '{"openai-organization": "org-1", "x-empty": "", "authorization": "secret:openai", "x-api-key": "file:/etc/key", "cookie": "env:KEY", "x_y": "environment"}');
 ROLLBACK;
 
+-- breakers
+INSERT INTO llm_provider(name, dialect, breaker_window) VALUES ('x', 'openai', '999 ms'); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_provider(name, dialect, breaker_window) VALUES ('x', 'openai', '10:00.001');
+INSERT INTO llm_provider(name, dialect, breaker_window) VALUES ('x', 'openai', '-1 month');
+INSERT INTO llm_provider(name, dialect, breaker_min_calls) VALUES ('x', 'openai', 0); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_provider(name, dialect, breaker_failure_rate) VALUES ('x', 'openai', 50); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_provider(name, dialect, breaker_failure_rate) VALUES ('x', 'openai', -0.1);
+INSERT INTO llm_provider(name, dialect, breaker_failure_rate) VALUES ('x', 'openai', 'NaN');
+INSERT INTO llm_provider(name, dialect, breaker_consecutive) VALUES ('x', 'openai', -1);
+INSERT INTO llm_provider(name, dialect, breaker_slow_call) VALUES ('x', 'openai', '0'); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_provider(name, dialect, breaker_slow_rate) VALUES ('x', 'openai', 'Infinity');
+INSERT INTO llm_provider(name, dialect, breaker_open_time) VALUES ('x', 'openai', '0');
+INSERT INTO llm_provider(name, dialect, breaker_open_time) VALUES ('x', 'openai', '10 min'); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_provider(name, dialect, breaker_open_time_max) VALUES ('x', 'openai', '4 s');
+INSERT INTO llm_provider(name, dialect, breaker_open_time_max) VALUES ('x', 'openai', '25 hours');
+INSERT INTO llm_provider(name, dialect, breaker_half_open_calls) VALUES ('x', 'openai', 0);
+INSERT INTO llm_provider(name, dialect, breaker_half_open_calls) VALUES ('x', 'openai', 101);
+INSERT INTO llm_provider(name, dialect, breaker_ramp) VALUES ('x', 'openai', '-1 s'); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_provider(name, dialect, breaker_ramp) VALUES ('x', 'openai', '24:00:01');
+INSERT INTO llm_provider(name, dialect, breaker_ramp) VALUES ('x', 'openai', NULL); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_provider(name, dialect, breaker_open_time_max) VALUES ('x', 'openai', NULL); \echo :LAST_ERROR_SQLSTATE
+BEGIN;
+INSERT INTO llm_provider(name, dialect, breaker_window, breaker_min_calls, breaker_failure_rate, breaker_consecutive, breaker_slow_call,
+	breaker_slow_rate, breaker_open_time, breaker_open_time_max, breaker_half_open_calls, breaker_ramp) VALUES
+  ('least', 'openai', '1 s', 1, 0, 1, '1 microsecond', 0, '1 microsecond', '1 microsecond', 1, '0'),
+  ('most', 'openai', '10 min', 2147483647, 1, 2147483647, '1 day', 1, '1 day', '24:00:00', 100, '1 day');
+UPDATE llm_provider SET breaker_open_time = '10 min', breaker_open_time_max = '10 min' WHERE name = 'openai';
+ROLLBACK;
+
 -- params
 UPDATE llm_region SET params = '{"model": "gpt-5"}' WHERE name = 'us'; \echo :LAST_ERROR_SQLSTATE
 UPDATE llm_region SET params = '[]' WHERE name = 'us';
@@ -177,6 +206,7 @@ INSERT INTO llm_region(provider, name, weight) VALUES ('openai', 'x', -1); \echo
 INSERT INTO llm_region(provider, name, weight) VALUES ('openai', 'x', 'NaN');
 INSERT INTO llm_region(provider, name, weight) VALUES ('openai', 'x', 'Infinity');
 INSERT INTO llm_region(provider, name, weight) VALUES ('openai', 'x', 1000001);
+INSERT INTO llm_region(provider, name, max_inflight) VALUES ('openai', 'x', 0); \echo :LAST_ERROR_SQLSTATE
 
 -- model
 INSERT INTO llm_model(provider, name) VALUES ('openai', ''); \echo :LAST_ERROR_SQLSTATE
@@ -190,14 +220,16 @@ INSERT INTO llm_model(provider, name, output_price) VALUES ('openai', 'x', 'NaN'
 INSERT INTO llm_model(provider, name, cached_input_price) VALUES ('openai', 'x', 'Infinity');
 INSERT INTO llm_model(provider, name, capabilities) VALUES ('openai', 'x', '{tools,vision}'); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_model(provider, name, capabilities) VALUES ('openai', 'x', '{NULL}');
+INSERT INTO llm_model(provider, name, rpm) VALUES ('openai', 'x', 0); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_model(provider, name, tpm) VALUES ('openai', 'x', -1);
 BEGIN;
-INSERT INTO llm_model VALUES ('openai', 'accounts/x:1@2', 1, 1, 0, 0.000001, 0, '{}', false),
-  ('openai', repeat('x', 128), NULL, NULL, NULL, NULL, NULL, '{json_schema,tools,images,temperature,system,embeddings}', true);
+INSERT INTO llm_model VALUES ('openai', 'accounts/x:1@2', 1, 1, 0, 0.000001, 0, '{}', 1, 1, false),
+  ('openai', repeat('x', 128), NULL, NULL, NULL, NULL, NULL, '{json_schema,tools,images,temperature,system,embeddings}', NULL, NULL, true);
 ROLLBACK;
 
 -- tier
 INSERT INTO llm_tier(name) VALUES ('a tier'); \echo :LAST_ERROR_SQLSTATE
-INSERT INTO llm_tier(name, strategy) VALUES ('a', 'latency'); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_tier(name, strategy) VALUES ('a', 'fastest'); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_tier(name, on_content_filter) VALUES ('a', 'ignore');
 INSERT INTO llm_tier(name, timeout) VALUES ('a', '0'); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_tier(name, timeout) VALUES ('a', '-5 s');
@@ -207,19 +239,25 @@ INSERT INTO llm_tier(name, first_byte_timeout) VALUES ('a', '0');
 INSERT INTO llm_tier(name, timeout) VALUES ('a', NULL); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_tier(name, max_attempts) VALUES ('a', 0);
 INSERT INTO llm_tier(name, max_attempts) VALUES ('a', 101);
+INSERT INTO llm_tier(name, hedge_after) VALUES ('a', '0'); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_tier(name, hedge_after) VALUES ('a', '2 days');
+INSERT INTO llm_tier(name, warm_share) VALUES ('a', 0.51); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_tier(name, warm_share) VALUES ('a', 'NaN');
+INSERT INTO llm_tier(name, warm_share) VALUES ('a', NULL);
 INSERT INTO llm_tier(name, fallback) VALUES ('a', 'a'); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_tier(name, fallback) VALUES ('a', 'b c');
 INSERT INTO llm_tier(name, fallback) VALUES ('flagship', 'economy'); \echo :LAST_ERROR_SQLSTATE
 BEGIN;
 INSERT INTO llm_tier(name, fallback) VALUES ('flagship', 'economy'), ('economy', 'offline');
 INSERT INTO llm_tier(name, timeout, attempt_timeout, connect_timeout, max_attempts) VALUES ('a', '1 day', '24:00:00', '1 microsecond', 100);
+INSERT INTO llm_tier(name, strategy, hedge_after, warm_share) VALUES ('latency', 'latency', '1 day', 0.5), ('least_busy', 'least_busy', NULL, 0), ('cost', 'cost', '1 ms', 0.02);
 COMMIT;
 UPDATE llm_tier SET fallback = 'flagship' WHERE name = 'economy'; \echo :LAST_ERROR_SQLSTATE
 UPDATE llm_tier SET fallback = 'nowhere' WHERE name = 'economy'; \echo :LAST_ERROR_SQLSTATE
 UPDATE llm_tier SET fallback = 'default' WHERE name = 'offline';
 INSERT INTO llm_tier(name, fallback) VALUES ('b', 'c'), ('c', 'd'), ('d', 'b');
 DELETE FROM llm_tier WHERE name = 'economy'; \echo :LAST_ERROR_SQLSTATE
-DELETE FROM llm_tier WHERE name IN ('economy', 'flagship', 'a');
+DELETE FROM llm_tier WHERE name IN ('economy', 'flagship', 'a', 'latency', 'least_busy', 'cost');
 
 -- route
 INSERT INTO llm_route(provider, model) VALUES ('opnai', 'gpt-5'); \echo :LAST_ERROR_SQLSTATE
@@ -283,6 +321,18 @@ INSERT INTO llm_provider(name, dialect, base_url) VALUES ('x', 'openai', 'https:
 INSERT INTO llm_provider(name, dialect, base_url) VALUES ('x', 'openai', 'ftp://example.com');
 INSERT INTO llm_provider(name, dialect, secret) VALUES ('x', 'openai', 'sk-live-123');
 INSERT INTO llm_provider(name, dialect, headers) VALUES ('x', 'openai', '[]');
+UPDATE llm_provider SET breaker_window = '0.9 s' WHERE name = 'openai';
+UPDATE llm_provider SET breaker_min_calls = 0 WHERE name = 'openai';
+UPDATE llm_provider SET breaker_failure_rate = 'NaN' WHERE name = 'openai';
+UPDATE llm_provider SET breaker_consecutive = 0 WHERE name = 'openai';
+UPDATE llm_provider SET breaker_slow_call = '0' WHERE name = 'openai';
+UPDATE llm_provider SET breaker_slow_rate = 1.1 WHERE name = 'openai';
+UPDATE llm_provider SET breaker_open_time = '0' WHERE name = 'openai';
+UPDATE llm_provider SET breaker_open_time = '6 min' WHERE name = 'openai';
+UPDATE llm_provider SET breaker_open_time_max = '2 days' WHERE name = 'openai';
+UPDATE llm_provider SET breaker_half_open_calls = 101 WHERE name = 'openai';
+UPDATE llm_provider SET breaker_ramp = '-1 s' WHERE name = 'openai';
+UPDATE llm_region SET max_inflight = 0 WHERE name = 'us';
 UPDATE llm_region SET residency = '{"a b"}' WHERE name = 'us';
 UPDATE llm_region SET residency = '{"a,b"}' WHERE name = 'us';
 UPDATE llm_region SET residency = '{""}' WHERE name = 'us';
@@ -293,16 +343,31 @@ INSERT INTO llm_model(provider, name) VALUES ('openai', 'gpt 5');
 INSERT INTO llm_model(provider, name, input_price) VALUES ('openai', 'x', 'NaN');
 INSERT INTO llm_model(provider, name, output_price) VALUES ('openai', 'x', -1);
 INSERT INTO llm_model(provider, name, capabilities) VALUES ('openai', 'x', '{vision}');
+INSERT INTO llm_model(provider, name, rpm) VALUES ('openai', 'x', 0);
+INSERT INTO llm_model(provider, name, tpm) VALUES ('openai', 'x', 0);
 INSERT INTO llm_tier(name, timeout) VALUES ('x', '0');
 INSERT INTO llm_tier(name, connect_timeout) VALUES ('x', '2 days');
 INSERT INTO llm_tier(name, fallback) VALUES ('x', 'x');
-INSERT INTO llm_tier(name, strategy) VALUES ('x', 'latency');
+INSERT INTO llm_tier(name, strategy) VALUES ('x', 'fastest');
+INSERT INTO llm_tier(name, hedge_after) VALUES ('x', '0');
+INSERT INTO llm_tier(name, warm_share) VALUES ('x', 0.6);
 INSERT INTO llm_tier(name, max_attempts) VALUES ('x', 101);
 INSERT INTO llm_tier(name, on_content_filter) VALUES ('x', 'ignore');
 INSERT INTO llm_route(provider, model, region) VALUES ('builtin', 'rule', 'eu');
 INSERT INTO llm_route(provider, model, weight) VALUES ('builtin', 'rule', -1);
 INSERT INTO llm_route(provider, model) VALUES ('builtin', '');
 INSERT INTO llm_rule(name, pattern, answer) VALUES ('', 'a', 'x');
+
+-- A library that is newer than the SQL: what has no column has no rule either
+\set VERBOSITY default
+ALTER TABLE llm_provider ENABLE TRIGGER llm_check;
+ALTER TABLE llm_tier ENABLE TRIGGER llm_check;
+ALTER TABLE llm_provider DROP breaker_window, DROP breaker_min_calls, DROP breaker_failure_rate, DROP breaker_consecutive, DROP breaker_slow_call,
+	DROP breaker_slow_rate, DROP breaker_open_time, DROP breaker_open_time_max, DROP breaker_half_open_calls, DROP breaker_ramp;
+ALTER TABLE llm_tier DROP hedge_after, DROP warm_share;
+INSERT INTO llm_provider(name, dialect) VALUES ('old', 'openai');
+INSERT INTO llm_provider(name, dialect) VALUES ('older', 'opnai');
+INSERT INTO llm_tier(name, max_attempts) VALUES ('old', 101);
 
 \c :origin
 DROP DATABASE llm_checks_test;

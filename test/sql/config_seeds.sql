@@ -38,16 +38,16 @@ SELECT name, fallback FROM llm_tier ORDER BY 1;
 BEGIN;
 SET LOCAL check_function_bodies = off;
 COPY llm_tier FROM stdin;
-default	later	f	weighted	00:00:11	00:00:10	00:00:01	\N	1	next
-later	offline	t	weighted	00:02:00	00:01:00	00:00:03	00:00:30	6	raise
-offline	\N	t	weighted	00:00:22	00:01:00	00:00:03	\N	2	raise
+default	later	f	cost	00:00:11	00:00:10	00:00:01	\N	1	next	00:00:02	0.25
+later	offline	t	weighted	00:02:00	00:01:00	00:00:03	00:00:30	6	raise	\N	0
+offline	\N	t	weighted	00:00:22	00:01:00	00:00:03	\N	2	raise	\N	0
 \.
 COPY llm_route FROM stdin;
 offline	builtin	extract	\N	7	0.5	f	{"sentences": 4}
 offline	builtin	rule	\N	8	1	t	\N
 later	builtin	extract	\N	1	1	t	\N
 \.
-SELECT name, fallback, enabled, timeout, on_content_filter FROM llm_tier WHERE name IN ('default', 'later', 'offline') ORDER BY 1;
+SELECT name, fallback, enabled, strategy, timeout, on_content_filter, hedge_after, warm_share FROM llm_tier WHERE name IN ('default', 'later', 'offline') ORDER BY 1;
 SELECT tier, model, position, weight, enabled, params FROM llm_route WHERE tier <> 'default' ORDER BY 1, 3;
 ROLLBACK;
 -- not a seed: another tier, another region, another model

@@ -38,14 +38,18 @@ INSERT INTO llm_provider(name, dialect, base_url, secret, headers) VALUES
 	('openai', 'openai', NULL, 'openai', '{"x-team": "secret:openai", "x-note": "it''s a \\\\ \\"note\\""}'),
 	('zeta', 'anthropic', 'https://{region}.example.com', 'env:ZETA_KEY', NULL),
 	('alpha', 'gemini', NULL, 'file:/etc/pgllm/alpha', NULL);
-INSERT INTO llm_region(provider, name, params, residency, position, weight) VALUES
-	('zeta', 'eu', '{"a": [1, {"b": null}]}', '{eu,de}', 1, 0.1),
-	('zeta', 'us', NULL, '{us}', 2, 3);
+UPDATE llm_provider SET breaker_window = '1 min', breaker_min_calls = 9, breaker_failure_rate = 0.7, breaker_consecutive = 4,
+	breaker_slow_call = '12.5 s', breaker_slow_rate = 0.3, breaker_open_time = '10 min', breaker_open_time_max = '1 day',
+	breaker_half_open_calls = 1, breaker_ramp = '0' WHERE name = 'zeta';
+INSERT INTO llm_region(provider, name, params, residency, position, weight, max_inflight) VALUES
+	('zeta', 'eu', '{"a": [1, {"b": null}]}', '{eu,de}', 1, 0.1, 8),
+	('zeta', 'us', NULL, '{us}', 2, 3, NULL);
 INSERT INTO llm_model VALUES
-	('openai', 'gpt-5', 400000, 128000, 1.25, 10, 0.125, '{tools,images}', true),
-	('zeta', 'm', NULL, NULL, NULL, NULL, NULL, NULL, false);
-INSERT INTO llm_tier(name, fallback, timeout, max_attempts) VALUES
-	('a', 'z', '90 s', 3), ('z', 'offline', '1 min', 2), ('m', 'a', '1 hour', 1);
+	('openai', 'gpt-5', 400000, 128000, 1.25, 10, 0.125, '{tools,images}', 5000, 2000000, true),
+	('zeta', 'm', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false);
+INSERT INTO llm_tier(name, fallback, timeout, max_attempts, strategy, hedge_after, warm_share) VALUES
+	('a', 'z', '90 s', 3, 'latency', '2 s', 0.02), ('z', 'offline', '1 min', 2, 'cost', NULL, 0),
+	('m', 'a', '1 hour', 1, 'least_busy', NULL, 0.5);
 INSERT INTO llm_route(tier, provider, model, region, position, weight, params) VALUES
 	('a', 'zeta', 'm', 'eu', 1, 0.3, '{"top_p": 0.5}'), ('a', 'zeta', 'm', NULL, 2, 1, NULL),
 	('z', 'openai', 'gpt-5', NULL, 1, 1, NULL), ('default', 'alpha', 'flash', NULL, 1, 0, NULL),

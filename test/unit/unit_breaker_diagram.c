@@ -30,7 +30,7 @@ typedef struct Left
 {
 	BreakerTicket own;			/* of the generation, where one can enter */
 	BreakerTicket old;			/* of the one before */
-	BreakerTicket silent;		/* of that, and silent: in IN_SILENCE the cause */
+	BreakerTicket silent;		/* of that, the cause of IN_SILENCE */
 	BreakerTicket probe;		/* of this one */
 	BreakerTicket old_probe;	/* of the one before */
 } Left;

@@ -489,7 +489,8 @@ check_rules(const char *what, uint64 raw_before)
 		  breaker_state_name(view.state));
 	CHECK(breaker.silent >= 0 && breaker.silent <= HELD &&
 		  breaker.consecutive >= 0, "%s: %d silent", what, breaker.silent);
-	CHECK(raw_after == raw_before || may_follow(&before, &after), "%s: from %s %u to %s %u", what,
+	CHECK(raw_after == raw_before || may_follow(&before, &after),
+		  "%s: from %s %u to %s %u", what,
 		  breaker_state_name(before.state), before.generation,
 		  breaker_state_name(after.state), after.generation);
 }

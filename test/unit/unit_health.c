@@ -185,6 +185,34 @@ test_slow(void)
 	}
 }
 
+/* A failure may be slow as well. */
+static void
+test_slow_failure(void)
+{
+	static const struct
+	{
+		HealthKind	kind;
+		Usec		took;
+	}			cases[] =
+	{
+		{RESULT_SUCCESS, 2 * SLOW},
+		{RESULT_SUCCESS, 2 * SLOW},
+		{RESULT_FAILURE, 2 * SLOW},
+		{RESULT_SUCCESS, TOOK},
+		{RESULT_FAILURE, 2 * SLOW},
+	};
+	HealthTarget target = new_target();
+
+	for (size_t i = 0; i < lengthof(cases); i++)
+	{
+		CHECK(view_of(&target, CELL_TARGET, T0).state == BREAKER_CLOSED,
+			  "closed after %d", (int) i);
+		attempt(&target, cases[i].kind, T0, T0 + cases[i].took);
+	}
+	CHECK(view_of(&target, CELL_TARGET, T0).state == BREAKER_OPEN,
+		  "four of five were slow");
+}
+
 /* ---- throttling ---- */
 
 static Usec
@@ -234,6 +262,10 @@ test_hints(void)
 				  kind_names[kind]);
 	}
 
+	result = result_of(RESULT_THROTTLED, CELL_TARGET);
+	result.requests_left = (LimitNotice) {1, 0, 7 * USEC_SEC};
+	result.retry_after = 4 * USEC_SEC;
+	CHECK(wait_after(result, T0) == 7 * USEC_SEC, "a limit takes longer");
 	result = result_of(RESULT_SUCCESS, CELL_TARGET);
 	result.retry_after = 4 * USEC_SEC;
 	CHECK(wait_after(result, T0) == 0, "who answered waits for nothing");
@@ -986,6 +1018,28 @@ test_reasons(void)
 	health_listener = NULL;
 }
 
+/* A sign of life opens a region when it is the call that completes a count. */
+static void
+test_others_reason(void)
+{
+	static const CellScope blamed[] = {CELL_REGION, CELL_REGION, CELL_TARGET,
+	CELL_REGION, CELL_TARGET};
+	HealthTarget target = new_target();
+	Reservation held;
+
+	for (size_t i = 0; i < lengthof(blamed); i++)
+	{
+		HealthResult result = result_of(RESULT_FAILURE, blamed[i]);
+
+		result.reason = "503 overloaded";
+		CHECK(reserve(&target, 0, T0, &held), "an attempt");
+		health_settle(&held, &result, T0);
+	}
+	CHECK(view_of(&target, CELL_REGION, T0).state == BREAKER_OPEN, "open");
+	check_reason(target.cells[CELL_REGION],
+				 "too many failures or slow answers", "not its target's words");
+}
+
 /* What our network has opened is taken back. */
 static void
 test_forgive(void)
@@ -1020,6 +1074,7 @@ test_health(void)
 	test_ends();
 	test_our_network();
 	test_slow();
+	test_slow_failure();
 	test_hints();
 	test_floor();
 	test_backoff();
@@ -1037,6 +1092,7 @@ test_health(void)
 	test_patience();
 	test_silence();
 	test_reasons();
+	test_others_reason();
 	test_forgive();
 	test_health_processes();
 	test_health_random();

@@ -51,7 +51,7 @@ test_window_moves(void)
 	WindowCounts sum;
 
 	for (int second = 0; second < 100; second++)
-		window_add(&window, length, counts, 1000 * USEC_SEC + second * USEC_SEC);
+		window_add(&window, length, counts, (1000 + second) * USEC_SEC);
 	sum = window_sum(&window, length, 1099 * USEC_SEC);
 	CHECK(sum.calls == 90 && sum.failures == 60 && sum.slow == 30,
 		  "full: %u %u %u", sum.calls, sum.failures, sum.slow);
@@ -81,7 +81,7 @@ test_window_clock(void)
 	window_add(&window, length, one_call, 0);
 	window_add(&window, length, one_call, -USEC_SEC);
 	CHECK(window_sum(&window, length, 40 * USEC_SEC).calls == 4, "back");
-	CHECK(window_sum(&window, length, 129 * USEC_SEC).calls == 4, "as the newest");
+	CHECK(window_sum(&window, length, 129 * USEC_SEC).calls == 4, "newest");
 	CHECK(window_sum(&window, length, 130 * USEC_SEC).calls == 0, "and out");
 }
 

@@ -1,0 +1,180 @@
+/*
+ * hedge.c
+ *	  What is done while an attempt is silent.
+ *
+ * Silence beyond all that is usual for a target weighs as a failure, for all
+ * backends to see, until the attempt ends. When that opens the target's
+ * breaker, or the attempt was a trial of one that was open, the call does not
+ * wait for the timeout: it asks a second candidate beside the first, and the
+ * first good answer wins. That is failing over, and free.
+ *
+ * A hedge (llm_tier.hedge_after) asks a second candidate of one that is merely
+ * slow; it draws on the retry budget (J. Dean, L. A. Barroso, The Tail at
+ * Scale, 2013).
+ */
+#include "postgres.h"
+
+#include "call_impl.h"
+
+/* Returns when the silence of a try is suspect, or USEC_NEVER. */
+static Usec
+suspect_at(const Try *try, Usec now)
+{
+	Usec		patience;
+
+	if (try->call->spec.only || !try->reservation.held)
+		return USEC_NEVER;
+	patience = health_patience(&try->reservation);
+	if (patience > 0)
+		return now + patience;
+	/* nothing is known of the target: a trial may take as long as connecting */
+	return try->reservation.trial ?
+		now + try->tier->connect_timeout : USEC_NEVER;
+}
+
+/* Sets call->wake to the first of the times that are watched. */
+static void
+set_wake(Call *call)
+{
+	call->wake = call->hedge_at;
+	for (int i = 0; i < MAX_TRIES; i++)
+		if (try_is_running(&call->tries[i]))
+			call->wake = Min(call->wake, call->tries[i].suspect_at);
+}
+
+/* Begins to watch the tries of a call, one of which has just been started. */
+void
+set_silence_timers(Call *call, Usec now)
+{
+	const Tier *tier = call->router.tier;
+
+	for (int i = 0; i < MAX_TRIES; i++)
+	{
+		Try		   *try = &call->tries[i];
+
+		if (try_is_running(try) && try->suspect_at == 0)
+			try->suspect_at = suspect_at(try, now);
+	}
+	if (call->state != CALL_SENDING)
+		call->hedge_at = tier->hedge_after > 0 && !call->spec.only ?
+			now + tier->hedge_after : USEC_NEVER;
+	set_wake(call);
+}
+
+/* Says whether a target's breaker keeps calls away. */
+static bool
+breaker_is_open(const Try *try, Usec now)
+{
+	HealthCheck check;
+
+	health_check(&try->candidate->target->health, 0, now, &check);
+	return check.verdict == HEALTH_OUT && check.why == WHY_BREAKER;
+}
+
+/*
+ * Lets silent tries weigh as failures. Returns one that is not worth waiting
+ * for alone, or NULL.
+ */
+static Try *
+weigh_silence(Call *call, Usec now)
+{
+	Try		   *lost = NULL;
+
+	for (int i = 0; i < MAX_TRIES; i++)
+	{
+		Try		   *try = &call->tries[i];
+
+		if (!try_is_running(try) || try->suspect_at > now)
+			continue;
+		try->suspect_at = USEC_NEVER;
+		health_silent(&try->reservation, now);
+		if (try->reservation.trial || breaker_is_open(try, now))
+			lost = try;
+	}
+	return lost;
+}
+
+/*
+ * Returns the candidate to ask beside one that is silent: another provider's
+ * of the same tier, in good health; or NULL.
+ */
+static const Candidate *
+pick_second(Call *call, bool for_free, Usec now)
+{
+	Router	   *router = &call->router;
+	bool		no_trials = router->no_trials;
+	const Candidate *second;
+
+	router->no_trials = true;
+	second = router_pick(router, now);
+	router->no_trials = no_trials;
+	if (second == NULL)
+		return NULL;
+	if (second->target &&
+		(for_free || health_take_retry(&second->target->health, now)))
+		return second;
+	router_bar(router, second, NULL);
+	return NULL;
+}
+
+/* Asks a second candidate; false when there is none. */
+static bool
+ask_second(Call *call, bool for_free, Usec now)
+{
+	Try		   *try = call_free_try(call);
+	const Candidate *second;
+
+	if (try == NULL || call_providers_off(call, now) ||
+		call->router.attempts >= call->router.tier->max_attempts)
+		return false;
+	while ((second = pick_second(call, for_free, now)) != NULL)
+	{
+		if (try_start(try, second, now) != TRY_STARTED)
+			continue;
+		try->hedge = true;
+		try->suspect_at = 0;
+		call->nattempts++;
+		call->nhedges++;
+		call->router.attempts++;
+		set_silence_timers(call, now);
+		return true;
+	}
+	return false;
+}
+
+/*
+ * Gives up a trial that was silent for too long, where nobody is there to be
+ * asked beside it, and goes on down the chain.
+ */
+static void
+give_up(Try *try, Usec now)
+{
+	Call	   *call = try->call;
+	Usec		silent = now - try->transfer->started;
+
+	try_cancel(try, now);
+	call->trace[call->ntrace - 1].outcome = OUTCOME_TIMEOUT;
+	call->trace[call->ntrace - 1].error =
+		MemoryContextStrdup(call->context,
+							psprintf("a trial, silent for " INT64_FORMAT " ms",
+									 silent / USEC_MSEC));
+	call_route_on(call, now);
+}
+
+/* Looks after a call whose attempts have been silent until call->wake. */
+void
+mind_silence(Call *call, Usec now)
+{
+	Try		   *lost = weigh_silence(call, now);
+	bool		hedge = call->hedge_at <= now;
+
+	if (hedge)
+		call->hedge_at = USEC_NEVER;
+	set_wake(call);
+	if (lost == NULL && !hedge)
+		return;
+	if (ask_second(call, lost != NULL, now))
+		return;
+	if (lost && lost->reservation.trial && call_other_try(lost) == NULL)
+		give_up(lost, now);
+}

@@ -1,0 +1,91 @@
+/*
+ * words.c
+ *	  What health says, for people: in explanations, errors and views.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "pgtime.h"
+#include "utils/timestamp.h"
+
+#include "router.h"
+
+static const char *const scope_words[] = {
+	[CELL_PROVIDER] = "provider",
+	[CELL_REGION] = "region",
+	[CELL_TARGET] = "target",
+	[CELL_TIER] = "tier",
+};
+
+/* Writes a point in monotonic time as a time of the day, in the session's zone. */
+char *
+time_in_words(Usec at, Usec now)
+{
+	pg_time_t	wall = timestamptz_to_time_t(GetCurrentTimestamp() +
+											 Max(at - now, 0));
+	char	   *clock = palloc(16);
+
+	pg_strftime(clock, 16, "%H:%M:%S", pg_localtime(&wall, session_timezone));
+	return clock;
+}
+
+/* Says what a breaker is doing to a scope, and why. */
+static char *
+breaker_in_words(const Candidate *candidate, CellScope scope, Usec now)
+{
+	Cell	   *cell = cell_of(candidate->target->health.cells[scope]);
+	const BreakerConfig *config = candidate->target->health.breaker;
+	char		reason[CELL_REASON_LEN];
+	BreakerView view;
+	const char *name = scope_words[scope];
+
+	if (cell == NULL)
+		return psprintf("%s breaker", name);
+	view = breaker_view(&cell->breaker, config, now);
+	cell_get_reason(cell, reason);
+	switch (view.state)
+	{
+		case BREAKER_OPEN:
+			return psprintf("%s breaker open until %s%s%s", name,
+							time_in_words(view.until, now),
+							reason[0] ? ": " : "", reason);
+		case BREAKER_HALF_OPEN:
+			return psprintf("%s breaker half-open, %d of %d trials under way",
+							name, view.permits, config->half_open_calls);
+		case BREAKER_RAMPING:
+			return psprintf("%s breaker ramping, at %d %%", name,
+							(int) rint(view.share * 100));
+		case BREAKER_CLOSED:
+			break;
+	}
+	return psprintf("%s breaker closed", name);
+}
+
+/* Says in words why a candidate is not simply ready. */
+char *
+health_in_words(const Candidate *candidate, const HealthCheck *check, Usec now)
+{
+	switch (check->why)
+	{
+		case WHY_BREAKER:
+			return breaker_in_words(candidate, check->scope, now);
+		case WHY_THROTTLED:
+			return psprintf("throttled until %s",
+							time_in_words(check->until, now));
+		case WHY_MAX_INFLIGHT:
+			return psprintf("region is at max_inflight %d",
+							candidate->target->health.max_inflight);
+		case WHY_RPM:
+			return psprintf("rpm %d is reached until %s",
+							candidate->target->health.rpm,
+							time_in_words(check->until, now));
+		case WHY_TPM:
+			return psprintf("tpm %d is reached until %s",
+							candidate->target->health.tpm,
+							time_in_words(check->until, now));
+		case WHY_NONE:
+			break;
+	}
+	return pstrdup("");
+}
