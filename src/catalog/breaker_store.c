@@ -16,7 +16,6 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "pgtime.h"
 #include "postmaster/bgworker.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -26,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "breaker_store.h"
+#include "util/when.h"
 
 /* When no writer can be had, the next try is so much later. */
 #define RETRY_AFTER (1 * USEC_SEC)
@@ -42,7 +42,6 @@ typedef struct StoredBreaker
 
 static DatabaseSlot *slot;		/* of this database, or NULL */
 
-static const char *clock_in_words(Usec at, char *buffer, size_t size);
 static bool is_outdated(void);
 static bool claim_writer(Usec now);
 static bool start_writer(void);
@@ -77,7 +76,7 @@ breaker_store_note(const Cell *cell, const BreakerChange *change,
 {
 	const CellKey *key = &cell->key;
 	bool		opened = change->to == BREAKER_OPEN;
-	char		until[16];
+	char		until[WHEN_LEN];
 
 	HOLD_INTERRUPTS();
 	ereport(LOG,
@@ -88,8 +87,8 @@ breaker_store_note(const Cell *cell, const BreakerChange *change,
 					opened ? "opened until " :
 					change->to == BREAKER_HALF_OPEN ? "half-open" :
 					breaker_state_name(change->to),
-					opened ? clock_in_words(change->until, until,
-											sizeof(until)) : "",
+					opened ? write_when(until, change->until, clock_now(),
+										log_timezone) : "",
 					reason && *reason ? ": " : "",
 					reason ? reason : ""),
 			 errhidestmt(true), errhidecontext(true)));
@@ -97,17 +96,6 @@ breaker_store_note(const Cell *cell, const BreakerChange *change,
 		pg_atomic_fetch_add_u64(&slot->changes, 1);
 	breaker_store_flush();
 	RESUME_INTERRUPTS();
-}
-
-/* Writes a point in monotonic time as the log's time of day. */
-static const char *
-clock_in_words(Usec at, char *buffer, size_t size)
-{
-	pg_time_t	seconds = timestamptz_to_time_t(wall_of_usec(at));
-
-	pg_strftime(buffer, size, "%H:%M:%S",
-				pg_localtime(&seconds, log_timezone));
-	return buffer;
 }
 
 /* --- asking for a writer --- */

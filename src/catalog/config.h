@@ -49,6 +49,7 @@ typedef struct Region
 	struct Provider *provider;
 	char	   *name;
 	char	   *base_url;		/* effective: {region} replaced, no end slash */
+	uint32		host;			/* hash of its host and port */
 	char	   *secret;			/* effective reference, or NULL */
 	JsonNode   *params;			/* UTF-8, or NULL */
 	int			nlabels;

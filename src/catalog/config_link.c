@@ -8,12 +8,15 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
+
 #include "config_internal.h"
 
 static void link_providers(Config *config);
 static void link_regions(Config *config);
 static void add_implicit_region(Provider *provider);
 static void finish_region(Region *region, Provider *provider);
+static uint32 hash_host(const char *url);
 static const char *region_problem(const Region *region, bool is_templated);
 static char *effective_url(const char *base_url, const char *region);
 static void link_models(Config *config);
@@ -135,8 +138,20 @@ finish_region(Region *region, Provider *provider)
 	if (base_url == NULL && provider->dialect)
 		base_url = provider->dialect->base_url;
 	region->base_url = base_url ? effective_url(base_url, region->name) : NULL;
+	region->host = region->base_url ? hash_host(region->base_url) : 0;
 	region->problem = region_problem(region, base_url &&
 									 strstr(base_url, REGION_PLACEHOLDER));
+}
+
+/* Returns a number for the host and port of a URL. */
+static uint32
+hash_host(const char *url)
+{
+	const char *host = strstr(url, "://");
+
+	host = host ? host + 3 : url;
+	return hash_bytes((const unsigned char *) host,
+					  (int) strcspn(host, "/"));
 }
 
 /*

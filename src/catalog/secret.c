@@ -156,18 +156,20 @@ add_reference(uint64 fingerprint, const Config *config, const char *reference)
 	return add_to_fingerprint(fingerprint, key ? key : reference);
 }
 
-/* Returns a number for a candidate's keys and address; see the header. */
+/* Returns a number for a scope's keys and address; see the header. */
 uint64
-secret_fingerprint(const Config *config, const Candidate *candidate)
+secret_fingerprint(const Config *config, const Region *region, CellScope scope)
 {
-	const Region *region = candidate->region;
 	const Provider *provider = region->provider;
+	bool		common = scope == CELL_PROVIDER;
+	const char *base_url = common ? provider->base_url : region->base_url;
+	const char *secret = common ? provider->secret : region->secret;
 	uint64		fingerprint = shared_salt();
 
-	if (region->base_url)
-		fingerprint = add_to_fingerprint(fingerprint, region->base_url);
-	if (region->secret)
-		fingerprint = add_reference(fingerprint, config, region->secret);
+	if (base_url)
+		fingerprint = add_to_fingerprint(fingerprint, base_url);
+	if (secret)
+		fingerprint = add_reference(fingerprint, config, secret);
 	for (int i = 0; i < provider->nheaders; i++)
 		fingerprint = secret_is_reference(provider->headers[i].value) ?
 			add_reference(fingerprint, config, provider->headers[i].value) :

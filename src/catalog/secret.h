@@ -29,11 +29,12 @@ extern const char *secret_problem(const Config *config,
 								  const Candidate *candidate);
 
 /*
- * Returns a number for a candidate's keys and address, never 0: another one
- * when any of them changes. Salted, so that it tells nothing about them.
+ * Returns a number, never 0, for the keys and the address that a scope of a
+ * region's stands for: another one when any of them changes. Salted, so that it
+ * tells nothing about them.
  */
-extern uint64 secret_fingerprint(const Config *config,
-								 const Candidate *candidate);
+extern uint64 secret_fingerprint(const Config *config, const Region *region,
+								 CellScope scope);
 
 /* Whether a header's value is env:, file: or secret:, and not a literal. */
 extern bool secret_is_reference(const char *value);

@@ -8,8 +8,6 @@
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
-
 #include "call_impl.h"
 #include "catalog/secret.h"
 #include "health/shared.h"
@@ -68,17 +66,6 @@ kind_of(Outcome outcome)
 	return RESULT_ANSWERED;
 }
 
-/* Returns a number for the host and port of a URL. */
-static uint32
-host_of(const char *url)
-{
-	const char *host = strstr(url, "://");
-
-	host = host ? host + 3 : url;
-	return hash_bytes((const unsigned char *) host,
-					  (int) strcspn(host, "/"));
-}
-
 /* Takes back what the breakers of others counted in an outage of ours. */
 static void
 forgive(const CellRef *cells, int n, Usec now)
@@ -115,8 +102,7 @@ is_our_network(const Try *try, Usec now)
 		return false;
 	if (!cell_is_shared(region))
 		region.cell = NULL;
-	ours = network_failed(shared_network(),
-						  host_of(try->candidate->region->base_url),
+	ours = network_failed(shared_network(), try->candidate->region->host,
 						  region, now, mine, &nmine);
 	forgive(mine, nmine, now);
 	return ours;
@@ -129,9 +115,16 @@ trip_model(const Try *try, const HealthResult *result, Usec now)
 	const Model *model = try->candidate->route->model;
 
 	for (int i = 0; i < model->ntargets; i++)
-		if (model->targets[i] != try->candidate->target)
-			health_trip(model->targets[i]->health.cells[CELL_TARGET],
-						result, now);
+	{
+		const Target *target = model->targets[i];
+		HealthResult its = *result;
+
+		if (target == try->candidate->target)
+			continue;
+		its.fingerprint = secret_fingerprint(try->call->config,
+											 target->region, CELL_TARGET);
+		health_trip(target->health.cells[CELL_TARGET], &its, now);
+	}
 }
 
 /* Returns why in a few words, as a view shows them. */
@@ -180,7 +173,8 @@ try_book(Try *try, const Attempt *attempt, const Reply *reply, Usec now)
 		result.reason = reason_of(attempt);
 	if (kind == RESULT_TRIP)
 		result.fingerprint = secret_fingerprint(try->call->config,
-												try->candidate);
+												try->candidate->region,
+												result.scope);
 	health_settle(&try->reservation, &result, now);
 	if (kind == RESULT_TRIP && scope == SCOPE_MODEL)
 		trip_model(try, &result, now);
@@ -220,7 +214,8 @@ count_next(const Call *call, Cell *cell)
 	{
 		const char *next = call->trace[i].next;
 
-		if (next == NULL || call->trace[i].candidate->region == NULL)
+		if (next == NULL || call->trace[i].candidate->region == NULL ||
+			call->trace[i].outcome == OUTCOME_CANCELLED)
 			continue;
 		cell_count(cell, strcmp(next, "retry") == 0 ? COUNT_RETRIES :
 				   COUNT_FAILOVERS);

@@ -100,6 +100,7 @@ typedef struct Try
 	bool		cut_by_deadline;	/* its time limit is the call's own */
 	bool		hedge;
 	Usec		suspect_at;		/* when its silence weighs as a failure */
+	Usec		look_at;		/* when to look at it; 0 = to be set */
 	List	   *secrets;		/* to scrub from what the provider says */
 } Try;
 

@@ -78,7 +78,12 @@ allow_retry(Try *try, Outcome outcome, int64 hint_ms, Usec now)
 			note_throttled(try, hint_ms, now);
 			return;
 		case RETRY_AFTER_JITTER:
-			wait = Max(backoff(), hint_ms * USEC_MSEC);
+			if (hint_ms > 0)
+			{
+				note_throttled(try, hint_ms, now);
+				return;
+			}
+			wait = backoff();
 			break;
 		case RETRY_AT_ONCE:
 			break;

@@ -16,6 +16,9 @@
 
 #include "call_impl.h"
 
+/* So often a silent attempt looks whether others have opened its breaker. */
+#define LOOK_EVERY (250 * USEC_MSEC)
+
 /* Returns when the silence of a try is suspect, or USEC_NEVER. */
 static Usec
 suspect_at(const Try *try, Usec now)
@@ -39,7 +42,7 @@ set_wake(Call *call)
 	call->wake = call->hedge_at;
 	for (int i = 0; i < MAX_TRIES; i++)
 		if (try_is_running(&call->tries[i]))
-			call->wake = Min(call->wake, call->tries[i].suspect_at);
+			call->wake = Min(call->wake, call->tries[i].look_at);
 }
 
 /* Begins to watch the tries of a call, one of which has just been started. */
@@ -52,8 +55,11 @@ set_silence_timers(Call *call, Usec now)
 	{
 		Try		   *try = &call->tries[i];
 
-		if (try_is_running(try) && try->suspect_at == 0)
-			try->suspect_at = suspect_at(try, now);
+		if (!try_is_running(try) || try->look_at != 0)
+			continue;
+		try->suspect_at = suspect_at(try, now);
+		try->look_at = call->spec.only ? USEC_NEVER :
+			Min(try->suspect_at, now + LOOK_EVERY);
 	}
 	if (call->state != CALL_SENDING)
 		call->hedge_at = tier->hedge_after > 0 && !call->spec.only ?
@@ -72,11 +78,31 @@ breaker_is_open(const Try *try, Usec now)
 }
 
 /*
- * Lets silent tries weigh as failures. Returns one that is not worth waiting
- * for alone, or NULL.
+ * Looks at a silent try: lets it weigh as a failure when its time has come.
+ * True when it is not worth waiting for alone.
  */
+static bool
+is_lost(Try *try, Usec now)
+{
+	bool		suspect = try->suspect_at <= now;
+
+	if (suspect)
+	{
+		try->suspect_at = USEC_NEVER;
+		health_silent(&try->reservation, now);
+	}
+	if ((suspect && try->reservation.trial) || breaker_is_open(try, now))
+	{
+		try->look_at = USEC_NEVER;
+		return true;
+	}
+	try->look_at = Min(try->suspect_at, now + LOOK_EVERY);
+	return false;
+}
+
+/* Looks at the tries whose time it is. Returns one that is lost, or NULL. */
 static Try *
-weigh_silence(Call *call, Usec now)
+find_lost(Call *call, Usec now)
 {
 	Try		   *lost = NULL;
 
@@ -84,11 +110,7 @@ weigh_silence(Call *call, Usec now)
 	{
 		Try		   *try = &call->tries[i];
 
-		if (!try_is_running(try) || try->suspect_at > now)
-			continue;
-		try->suspect_at = USEC_NEVER;
-		health_silent(&try->reservation, now);
-		if (try->reservation.trial || breaker_is_open(try, now))
+		if (try_is_running(try) && try->look_at <= now && is_lost(try, now))
 			lost = try;
 	}
 	return lost;
@@ -132,7 +154,7 @@ ask_second(Call *call, bool for_free, Usec now)
 		if (try_start(try, second, now) != TRY_STARTED)
 			continue;
 		try->hedge = true;
-		try->suspect_at = 0;
+		try->look_at = 0;
 		call->nattempts++;
 		call->nhedges++;
 		call->router.attempts++;
@@ -165,7 +187,7 @@ give_up(Try *try, Usec now)
 void
 mind_silence(Call *call, Usec now)
 {
-	Try		   *lost = weigh_silence(call, now);
+	Try		   *lost = find_lost(call, now);
 	bool		hedge = call->hedge_at <= now;
 
 	if (hedge)

@@ -7,6 +7,7 @@
 #include "common/pg_prng.h"
 
 #include "catalog/secret.h"
+#include "health/shared.h"
 #include "router.h"
 
 /* Waiting for a slot of a region: look again after so long. */
@@ -14,6 +15,9 @@
 #define SLOT_POLL_MAX	(20 * USEC_MSEC)
 
 static const char *const barred_tried = "tried in this call";
+
+static const char *const out_network =
+	"no provider can be reached from this server";
 
 /* Enters a tier with nothing tried. */
 static void
@@ -104,7 +108,8 @@ end_outdated_trip(const Router *router, const Candidate *candidate,
 		return false;
 	blamed = pg_atomic_read_u64(&cell->fingerprint);
 	if (blamed == 0 ||
-		blamed == secret_fingerprint(router->config, candidate))
+		blamed == secret_fingerprint(router->config, candidate->region,
+									 check->scope))
 		return false;
 	health_reset(candidate->target->health.cells[check->scope],
 				 "its key or address has changed", now);
@@ -128,6 +133,12 @@ admit(Router *router, int i, Usec now)
 		admission->out = router_why_out(router, candidate);
 	if (admission->out || candidate->target == NULL)
 		return;
+	if (unlikely(network_is_down(shared_network(), candidate->region->host,
+								 now)))
+	{
+		admission->out = out_network;
+		return;
+	}
 	tokens = candidate->target->health.tpm == 0 ? 0 :
 		estimate_tokens(&router->needs.estimate, candidate->route->model);
 	health_check(&candidate->target->health, tokens, now, health);
@@ -167,6 +178,23 @@ router_why(const Router *router, const Candidate *candidate)
 		return psprintf("residency \"%s\" is not satisfied",
 						router->needs.residency);
 	return out;
+}
+
+/*
+ * Says in words why a provider's candidate of the current tier is not asked
+ * for its health's sake, or NULL; as of the last look.
+ */
+const char *
+router_why_unwell(const Router *router, const Candidate *candidate, Usec now)
+{
+	const Admission *admission =
+		&router->admissions[candidate - router->tier->candidates];
+
+	if (admission->out == out_network)
+		return out_network;
+	if (admission->out || admission->health.why == WHY_NONE)
+		return NULL;
+	return health_in_words(candidate, &admission->health, now);
 }
 
 /*

@@ -76,6 +76,8 @@ extern const Candidate *router_pick(Router *router, Usec now);
 extern const Candidate *router_pick_retry(Router *router);
 extern const Candidate *router_first_chance(Router *router, bool own_limits,
 											Usec now, Usec *at);
+extern const char *router_why_unwell(const Router *router,
+									 const Candidate *candidate, Usec now);
 extern Usec router_limit_ends(const HealthCheck *check, Usec now);
 extern const char *router_why(const Router *router,
 							  const Candidate *candidate);

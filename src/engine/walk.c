@@ -6,7 +6,6 @@
 #include "postgres.h"
 
 #include "call_impl.h"
-#include "health/shared.h"
 #include "settings.h"
 
 /* With less time left than this no provider is asked any more. */
@@ -15,10 +14,10 @@
 /* So often somebody may be faster before a call looks further in its tier. */
 #define MAX_RACES 8
 
-static const char *const network_is_down =
-	"no provider can be reached from this server";
-
-/* Writes into the last element of the trace what is done after it. */
+/*
+ * Writes into the last element of the trace what is done after it: "retry" when
+ * somebody is asked again, whoever was asked in between.
+ */
 static void
 mark_next(Call *call, const Candidate *candidate)
 {
@@ -27,12 +26,10 @@ mark_next(Call *call, const Candidate *candidate)
 	if (call->ntrace == 0)
 		return;
 	last = &call->trace[call->ntrace - 1];
-	if (last->tier != call->router.tier)
-		last->next = "tier";
-	else if (last->candidate == candidate)
-		last->next = "retry";
-	else
-		last->next = "candidate";
+	last->next = last->tier != call->router.tier ? "tier" : "candidate";
+	for (int i = 0; i < call->ntrace; i++)
+		if (call->trace[i].candidate == candidate)
+			last->next = "retry";
 }
 
 /*
@@ -60,7 +57,7 @@ call_begin_attempt(Call *call, const Candidate *candidate, Usec now)
 	call->nattempts++;
 	call->router.attempts++;
 	call->router.no_trials |= try->reservation.trial;
-	try->suspect_at = 0;
+	try->look_at = 0;
 	set_silence_timers(call, now);
 	call_set_state(call, CALL_SENDING);
 	return TRY_STARTED;
@@ -121,10 +118,36 @@ retry_in_tier(Call *call, Usec now)
 	return false;
 }
 
+/* Says whether a provider's candidate of a later tier takes calls now. */
+static bool
+fallback_has_model(const Call *call, Usec now)
+{
+	const Tier *tier = call->router.tier;
+	HealthCheck check;
+
+	for (int seen = call->router.tiers_seen; seen < call->config->ntiers; seen++)
+	{
+		tier = tier->fallback;
+		if (tier == NULL)
+			break;
+		for (int i = 0; tier->enabled && i < tier->ncandidates; i++)
+		{
+			const Candidate *candidate = &tier->candidates[i];
+
+			if (candidate->target == NULL || candidate_disabled(candidate))
+				continue;
+			health_check(&candidate->target->health, 0, now, &check);
+			if (check.verdict != HEALTH_OUT)
+				return true;
+		}
+	}
+	return false;
+}
+
 /*
- * Waits for a limit of ours that keeps a candidate of the current tier out, at
- * most until half of the call's time is over: the rest is for its attempt, and
- * for the fallback.
+ * Waits for a limit of ours that keeps a candidate of the current tier out,
+ * unless a model of a later tier can answer at once. At most until half of the
+ * call's time is over: the rest is for its attempt, and for the fallback.
  */
 static bool
 wait_in_tier(Call *call, Usec now)
@@ -134,7 +157,8 @@ wait_in_tier(Call *call, Usec now)
 													 now, &at);
 
 	if (candidate == NULL ||
-		at >= call->started + (call->deadline - call->started) / 2)
+		at >= call->started + (call->deadline - call->started) / 2 ||
+		(call->spec.allow_degraded && fallback_has_model(call, now)))
 		return false;
 	pause_call(call, candidate, at);
 	return true;
@@ -176,8 +200,6 @@ call_providers_off(const Call *call, Usec now)
 		return "llm_failover is switched off";
 	if (time_is_up(call, now))
 		return "no time is left";
-	if (network_pause(shared_network(), now) > now && !call->spec.only)
-		return network_is_down;
 	return NULL;
 }
 
@@ -267,33 +289,21 @@ static void
 note_not_asked(Call *call, Usec now)
 {
 	const Router *router = &call->router;
+	MemoryContext old = MemoryContextSwitchTo(call->context);
 
 	for (int i = 0; i < router->tier->ncandidates; i++)
 	{
 		const Candidate *candidate = &router->tier->candidates[i];
-		const Admission *admission = &router->admissions[i];
-		MemoryContext old;
+		const char *why = router_why_unwell(router, candidate, now);
 
-		if (admission->out || candidate->target == NULL ||
-			admission->health.why == WHY_NONE ||
-			call->nnot_asked == MAX_NOT_ASKED)
+		if (why == NULL || call->nnot_asked == MAX_NOT_ASKED)
 			continue;
-		old = MemoryContextSwitchTo(call->context);
 		call->not_asked[call->nnot_asked++] =
 			psprintf("%s/%s/%s: %s", candidate->route->provider_name,
 					 candidate->region->name, candidate->route->model_name,
-					 health_in_words(candidate, &admission->health, now));
-		MemoryContextSwitchTo(old);
+					 why);
 	}
-}
-
-/* Remembers that nobody was asked because our own network is down. */
-static void
-note_network(Call *call)
-{
-	if (call->router.needs.providers_off == network_is_down &&
-		call->nnot_asked == 0)
-		call->not_asked[call->nnot_asked++] = network_is_down;
+	MemoryContextSwitchTo(old);
 }
 
 /* Remembers what may explain an end without an answer, or mend it. */
@@ -310,7 +320,6 @@ leave_tier(Call *call, Usec now)
 		return;
 	if (later)
 		note_later(call, later, tier, at);
-	note_network(call);
 	note_not_asked(call, now);
 }
 

@@ -6,10 +6,8 @@
 
 #include <math.h>
 
-#include "pgtime.h"
-#include "utils/timestamp.h"
-
 #include "router.h"
+#include "util/when.h"
 
 static const char *const scope_words[] = {
 	[CELL_PROVIDER] = "provider",
@@ -18,16 +16,11 @@ static const char *const scope_words[] = {
 	[CELL_TIER] = "tier",
 };
 
-/* Writes a point in monotonic time as a time of the day, in the session's zone. */
+/* Writes a point in monotonic time in the session's time zone. */
 char *
 time_in_words(Usec at, Usec now)
 {
-	pg_time_t	wall = timestamptz_to_time_t(GetCurrentTimestamp() +
-											 Max(at - now, 0));
-	char	   *clock = palloc(16);
-
-	pg_strftime(clock, 16, "%H:%M:%S", pg_localtime(&wall, session_timezone));
-	return clock;
+	return write_when(palloc(WHEN_LEN), at, now, session_timezone);
 }
 
 /* Says what a breaker is doing to a scope, and why. */

@@ -35,6 +35,8 @@ network_reached(Network *network, Usec now)
 
 	if (now >= noted + REACHED_GRAIN)
 		pg_atomic_write_u64(&network->reached_at, (uint64) now);
+	if (unlikely(pg_atomic_read_u64(&network->pause_until) != 0))
+		pg_atomic_write_u64(&network->pause_until, 0);
 }
 
 static bool
@@ -119,11 +121,17 @@ network_failed(Network *network, uint32 host, CellRef cell, Usec now,
 	return ours;
 }
 
-Usec
-network_pause(const Network *network, Usec now)
+bool
+network_is_down(Network *network, uint32 host, Usec now)
 {
-	Network    *own = unconstify(Network *, network);
-	Usec		until = (Usec) pg_atomic_read_u64(&own->pause_until);
+	bool		down = false;
 
-	return until > now ? until : 0;
+	if (likely((Usec) pg_atomic_read_u64(&network->pause_until) <= now))
+		return false;
+	SpinLockAcquire(&network->lock);
+	for (int i = 0; i < NETWORK_MEMORY && !down; i++)
+		down = network->failures[i].host == host &&
+			is_recent(&network->failures[i], now);
+	SpinLockRelease(&network->lock);
+	return down;
 }

@@ -33,14 +33,18 @@ typedef struct NetworkFailure
 typedef struct Network
 {
 	pg_atomic_uint64 reached_at;	/* when somebody answered, whatever */
-	pg_atomic_uint64 pause_until;	/* nobody is asked before; 0 = no pause */
+	pg_atomic_uint64 pause_until;	/* who failed is not asked before; 0 = no */
+								/* pause */
 	slock_t		lock;			/* protects the failures */
 	NetworkFailure failures[NETWORK_MEMORY];
 } Network;
 
 extern void network_init(Network *network);
 
-/* Notes that a host answered. Costs one store, and not even that if recent. */
+/*
+ * Notes that a host answered, which ends a pause. Costs one store, and not even
+ * that if recent.
+ */
 extern void network_reached(Network *network, Usec now);
 
 /*
@@ -52,7 +56,10 @@ extern void network_reached(Network *network, Usec now);
 extern bool network_failed(Network *network, uint32 host, CellRef cell,
 						   Usec now, CellRef *mine, int *nmine);
 
-/* Returns the end of the pause, 0 when there is none. */
-extern Usec network_pause(const Network *network, Usec now);
+/*
+ * Says whether a host is left alone for now: in a pause, one that failed within
+ * the window. Others are asked: they may be nearer.
+ */
+extern bool network_is_down(Network *network, uint32 host, Usec now);
 
 #endif							/* LLM_NETWORK_H */

@@ -418,6 +418,15 @@ cells_visit(Oid database, CellVisitor visit, void *arg)
 		if (places[i].cell.key.database == database)
 			visit(&places[i].cell, arg);
 	LWLockRelease(shared->lock);
+	for (OwnCell *own = own_cells; own; own = own->next)
+		if (own->cell.key.database == database)
+			visit(&own->cell, arg);
+}
+
+int
+cells_most(void)
+{
+	return llm_max_cells + own_ncells;
 }
 
 /* --- the databases --- */

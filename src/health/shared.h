@@ -93,10 +93,12 @@ extern uint64 cells_unshared(void);
 extern bool cells_should_warn(Usec now);
 
 /*
- * Calls `visit` for each cell of a database, under the table's shared lock: it
- * must be short, and must not throw.
+ * Calls `visit` for each cell of a database, the process's own included, under
+ * the table's shared lock: it must be short, and must not throw. There are at
+ * most cells_most() of them.
  */
 typedef void (*CellVisitor) (Cell *cell, void *arg);
+extern int	cells_most(void);
 extern void cells_visit(Oid database, CellVisitor visit, void *arg);
 
 #endif							/* LLM_SHARED_H */

@@ -35,7 +35,7 @@ note_cell(Cell *cell, void *arg)
 KnownCells
 cells_known(void)
 {
-	KnownCells	known = {.max = llm_max_cells};
+	KnownCells	known = {.max = cells_most()};
 
 	known.cells = palloc_extended(known.max * sizeof(KnownCell),
 								  MCXT_ALLOC_HUGE);

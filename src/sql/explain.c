@@ -112,19 +112,37 @@ put_candidate(Explanation *explanation, const Candidate *candidate,
 						 explanation->rsinfo->setDesc, values, nulls);
 }
 
-/* Adds the rows of a group: what has no share is its last resort. */
+/*
+ * Returns a candidate's place among those of its group: one with a permit for a
+ * trial takes the next call, and one without a share is the last resort.
+ */
+static int
+place_in_group(const Router *router, const Candidate *candidate,
+			   const Verdict *verdict)
+{
+	const Admission *admission =
+		&router->admissions[candidate - router->tier->candidates];
+
+	if (strcmp(verdict->word, "out") == 0)
+		return 1;
+	if (admission->health.verdict == HEALTH_TRIAL)
+		return 0;
+	return candidate->share > 0 ? 1 : 2;
+}
+
+/* Adds the rows of a group in the order in which they would be tried. */
 static void
 explain_group(Explanation *explanation, int first, int end)
 {
 	const Router *router = &explanation->router;
 
-	for (int last_resort = 0; last_resort <= 1; last_resort++)
+	for (int place = 0; place <= 2; place++)
 		for (int i = first; i < end; i++)
 		{
 			const Candidate *candidate = &router->tier->candidates[i];
 			Verdict		verdict = judge(explanation, candidate);
 
-			if ((verdict.word[0] != 'o' && candidate->share <= 0) == last_resort)
+			if (place_in_group(router, candidate, &verdict) == place)
 				put_candidate(explanation, candidate, verdict);
 		}
 }

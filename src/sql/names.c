@@ -50,12 +50,23 @@ regions_hint(const Provider *provider)
 	StringInfoData hint;
 
 	initStringInfo(&hint);
-	appendStringInfo(&hint, "Regions of provider \"%s\": ", provider->name);
+	appendStringInfoString(&hint, "Its regions: ");
 	for (int i = 0; i < provider->nregions; i++)
 		appendStringInfo(&hint, "%s%s", i > 0 ? ", " : "",
 						 provider->regions[i].name);
 	appendStringInfoChar(&hint, '.');
 	return hint.data;
+}
+
+/* Raises LL006 for a region that a provider does not have. */
+static void pg_attribute_noreturn()
+unknown_region(const Provider *provider, const char *region)
+{
+	ereport(ERROR,
+			(errcode(SQLSTATE_LL(6)),
+			 errmsg("provider \"%s\" has no region \"%s\"",
+					provider->name, region),
+			 errhint("%s", regions_hint(provider))));
 }
 
 /* Says whether any provider has a region of that name. */
@@ -108,7 +119,7 @@ names_check(const Names *names, const Config *config)
 						 did_you_mean(config_closest_provider(config,
 															  names->provider)));
 		if (names->region && provider_region(provider, names->region) == NULL)
-			unknown_name("region", names->region, regions_hint(provider));
+			unknown_region(provider, names->region);
 	}
 	else if (names->region && !region_exists(config, names->region))
 		unknown_name("region", names->region, "No provider has it.");

@@ -73,19 +73,65 @@ attempt_hint(const Attempt *attempt)
 	return psprintf("Replace the secret %s.", secret_describe(region->secret));
 }
 
+/* Who may be asked first of all, and when; NULL: nobody knows of anybody. */
+typedef struct FirstChance
+{
+	const Candidate *candidate;
+	Usec		at;
+} FirstChance;
+
+/* Looks for the first chance in a tier, by what all backends know. */
+static void
+look_for_chance(const Tier *tier, Usec now, FirstChance *first)
+{
+	for (int i = 0; i < tier->ncandidates; i++)
+	{
+		const Candidate *candidate = &tier->candidates[i];
+		HealthCheck check;
+
+		if (candidate->target == NULL || candidate_disabled(candidate))
+			continue;
+		health_check(&candidate->target->health, 0, now, &check);
+		if (check.verdict == HEALTH_OUT && check.until > now &&
+			(first->candidate == NULL || check.until < first->at))
+			*first = (FirstChance) {candidate, check.until};
+	}
+}
+
+/* Finds who of the chain of a call may be asked first. */
+static FirstChance
+first_chance(const Call *call, Usec now)
+{
+	FirstChance first = {call->later.candidate, call->later.at};
+	const Tier *tier = call->spec.tier;
+
+	for (int seen = 0; tier && seen < call->config->ntiers; seen++)
+	{
+		if (tier->enabled)
+			look_for_chance(tier, now, &first);
+		tier = call->spec.allow_degraded ? tier->fallback : NULL;
+	}
+	return first;
+}
+
 /* Appends when somebody may be asked again. */
 static void
 append_again_at(StringInfo detail, const Call *call)
 {
 	static const char *const ordinals[] = {"first", "second", "third"};
-	const char *at = time_in_words(call->later.at, clock_now());
+	Usec		now = clock_now();
+	FirstChance first = first_chance(call, now);
+	const char *at;
 	int			n = 0;
 
-	while (n < call->ntrace && call->trace[n].candidate != call->later.candidate)
+	if (first.candidate == NULL)
+		return;
+	at = time_in_words(first.at, now);
+	while (n < call->ntrace && call->trace[n].candidate != first.candidate)
 		n++;
 	if (n == call->ntrace)
 		appendStringInfo(detail, " %s may be asked at %s.",
-						 candidate_name(call->later.candidate), at);
+						 candidate_name(first.candidate), at);
 	else if (n < (int) lengthof(ordinals))
 		appendStringInfo(detail, " The %s may be asked again at %s.",
 						 ordinals[n], at);
@@ -118,7 +164,7 @@ attempts_detail(const Call *call)
 	append_not_asked(&detail, call->problem);
 	for (int i = 0; i < call->nnot_asked; i++)
 		append_not_asked(&detail, call->not_asked[i]);
-	if (call->later.candidate)
+	if (detail.len > 0)
 		append_again_at(&detail, call);
 	return detail.len > 0 ? detail.data : NULL;
 }

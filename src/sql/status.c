@@ -297,7 +297,8 @@ look_at_breaker(Cell *cell, CellScope scope, const BreakerConfig *config,
 	TargetState state = breaker_states[view.state].state;
 	char		reason[CELL_REASON_LEN];
 
-	if (state <= finding->state)
+	if (state < finding->state ||
+		(state == finding->state && view.until <= finding->until))
 		return;
 	cell_get_reason(cell, reason);
 	finding->state = state;
@@ -322,7 +323,7 @@ look_at_throttle(Cell *cell, Usec now, Finding *finding)
 		return;
 	finding->state = STATE_THROTTLED;
 	finding->until = until;
-	finding->reason = "throttled";
+	finding->reason = "target throttled";
 }
 
 /*

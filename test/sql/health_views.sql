@@ -76,7 +76,7 @@ SELECT error_code, attempts FROM llm_respond('Hi', 'us', on_error => 'null');
 SELECT sum(calls) = :before AS "not asked" FROM llm_status;
 
 -- llm_health names the tier and why
-SELECT ok, regexp_replace(reason, '\d\d:\d\d:\d\d.*\)', 'hh:mm:ss ...)') AS reason, targets, targets_open FROM llm_health;
+SELECT ok, regexp_replace(reason, '(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d.*\)', 'hh:mm:ss ...)') AS reason, targets, targets_open FROM llm_health;
 BEGIN;
 UPDATE llm_tier SET enabled = false WHERE name = 'us';
 SELECT ok, reason, targets, targets_open FROM llm_health;
@@ -85,7 +85,7 @@ BEGIN;
 UPDATE llm_provider SET secret = 'nosuchsecret' WHERE name = 'b';
 UPDATE llm_region SET enabled = false WHERE name = 'eu';
 DELETE FROM llm_tier WHERE name = 'us';
-SELECT ok, regexp_replace(reason, '\d\d:\d\d:\d\d[^)]*\)', 'hh:mm:ss ...)', 'g') AS reason, targets, targets_open FROM llm_health;
+SELECT ok, regexp_replace(reason, '(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d[^)]*\)', 'hh:mm:ss ...)', 'g') AS reason, targets, targets_open FROM llm_health;
 -- no more of them are named than one reads
 INSERT INTO llm_route(tier, provider, model) SELECT 'one', 'a', 'm' || i FROM generate_series(1, 9) i;
 SELECT regexp_replace(reason, '.* and', '... and') AS reason FROM llm_health;
