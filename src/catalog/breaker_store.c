@@ -64,6 +64,26 @@ breaker_store_find_slot(void)
 	return slot != NULL;
 }
 
+/*
+ * Lets an extension that was dropped and created again begin with cells of its
+ * own: a breaker that somebody had opened by hand in the one before is none of
+ * its. Its tables are others. What this transaction has done itself may be
+ * rolled back, so then a later load finds out.
+ */
+void
+breaker_store_forget_predecessor(const Config *config)
+{
+	Oid			table = get_relname_relid(BREAKER_TABLE, config->schema);
+	Oid			before;
+
+	if (slot == NULL || !OidIsValid(table) ||
+		TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return;
+	before = pg_atomic_exchange_u32(&slot->table, table);
+	if (OidIsValid(before) && before != table)
+		shared_forget_cells(MyDatabaseId);
+}
+
 /* --- changes --- */
 
 /*

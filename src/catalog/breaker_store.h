@@ -30,6 +30,9 @@
 /* Finds this database's slot, or says that there is no room for one. */
 extern bool breaker_store_find_slot(void);
 
+/* Forgets the health of an extension that was here before this one. */
+extern void breaker_store_forget_predecessor(const Config *config);
+
 /* A HealthListener: logs a change, and has it stored. */
 extern void breaker_store_note(const Cell *cell, const BreakerChange *change,
 							   const char *reason);

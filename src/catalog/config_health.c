@@ -162,6 +162,8 @@ config_find_cells(Config *config)
 	if (!shared_is_ready())
 		return;
 	release_at_exit();
+	if (breaker_store_find_slot())
+		breaker_store_forget_predecessor(config);
 	found = find_all(config, false);
 	if (!found)
 	{

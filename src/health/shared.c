@@ -115,6 +115,7 @@ shared_request(void)
 static void
 init_slot(DatabaseSlot *slot, Oid database)
 {
+	pg_atomic_init_u32(&slot->table, InvalidOid);
 	pg_atomic_init_u32(&slot->restored, 0);
 	pg_atomic_init_u64(&slot->changes, 0);
 	pg_atomic_init_u64(&slot->stored, 0);
@@ -456,6 +457,15 @@ shared_database(Oid database)
 	return slot;
 }
 
+/* Takes the cells of a database away, under the table lock. */
+static void
+take_cells_away(Oid database)
+{
+	for (int i = 0; i < shared->nplaces; i++)
+		if (places[i].cell.key.database == database)
+			take_away(&places[i]);
+}
+
 /* Nobody is connected to the database, so nothing can be under way in it. */
 void
 shared_forget_database(Oid database)
@@ -466,9 +476,15 @@ shared_forget_database(Oid database)
 	slot = find_slot(database);
 	if (slot)
 		slot->database = InvalidOid;
-	for (int i = 0; i < shared->nplaces; i++)
-		if (places[i].cell.key.database == database)
-			take_away(&places[i]);
+	take_cells_away(database);
+	LWLockRelease(shared->lock);
+}
+
+void
+shared_forget_cells(Oid database)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	take_cells_away(database);
 	LWLockRelease(shared->lock);
 }
 

@@ -19,6 +19,7 @@ extern int	llm_max_databases;
 typedef struct DatabaseSlot
 {
 	Oid			database;		/* InvalidOid = free; under the table's lock */
+	pg_atomic_uint32 table;		/* OID of its llm_breaker, once known */
 	pg_atomic_uint32 restored;	/* 0 = stored breakers are still to be read */
 	pg_atomic_uint64 changes;	/* transitions of its breakers so far */
 	pg_atomic_uint64 stored;	/* of these: written to llm_breaker */
@@ -51,6 +52,9 @@ extern DatabaseSlot *shared_database(Oid database);
 
 /* Lets a slot and the cells of a database that is gone be used by others. */
 extern void shared_forget_database(Oid database);
+
+/* Lets the cells of a database begin anew, but for those in use. */
+extern void shared_forget_cells(Oid database);
 
 /* Fills `databases` with those that have cells or a slot; returns how many. */
 extern int	shared_databases(Oid *databases, int max);

@@ -152,6 +152,15 @@ SELECT state, calls FROM llm_status WHERE provider = 'down';
 SELECT llm_breaker_reset('down');
 SELECT state, reason FROM llm_status WHERE provider = 'down';
 
+-- the extension anew is nobody's heir
+SELECT llm_breaker_open('down');
+DROP EXTENSION llm_failover CASCADE;
+CREATE EXTENSION llm_failover;
+SET client_min_messages = warning;
+INSERT INTO llm_provider(name, dialect, base_url) VALUES ('down', 'openai', 'http://127.0.0.1:1/v1');
+INSERT INTO llm_route(provider, model) VALUES ('down', 'm');
+SELECT state, calls FROM llm_status WHERE provider = 'down';
+
 \c postgres
 DROP DATABASE llm_operate_test;
 DROP ROLE regress_llm_operator;
