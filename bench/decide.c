@@ -14,10 +14,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "access/xact.h"
 #include "common/pg_prng.h"
 
 #include "catalog/secret.h"
 #include "engine/router.h"
+#include "health/network.h"
 
 #define MAX_CANDIDATES	256
 #define MAX_PROCESSES	8
@@ -37,7 +39,13 @@ typedef struct Shared
 
 static Shared *shared;
 
-/* A trip cannot be outdated here. */
+/* Nobody is in a transaction, and no trip is outdated. */
+TransactionId
+GetTopTransactionIdIfAny(void)
+{
+	return InvalidTransactionId;
+}
+
 uint64
 secret_fingerprint(const Config *config pg_attribute_unused(),
 				   const Region *region pg_attribute_unused(),

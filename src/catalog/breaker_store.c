@@ -87,8 +87,10 @@ breaker_store_forget_predecessor(const Config *config)
 /* --- changes --- */
 
 /*
- * Logs a change, and has it stored. Interrupts are held: ereport() would act on
- * a cancel, in the middle of the bookkeeping of an attempt's end.
+ * Logs a change, and has it stored: by the next call of the database that it
+ * is of, for an outage of our network is taken back in all of them. Interrupts
+ * are held: ereport() would act on a cancel, in the middle of the bookkeeping
+ * of an attempt's end. So the client is not told; it might not be reading.
  */
 void
 breaker_store_note(const Cell *cell, const BreakerChange *change,
@@ -96,10 +98,11 @@ breaker_store_note(const Cell *cell, const BreakerChange *change,
 {
 	const CellKey *key = &cell->key;
 	bool		opened = change->to == BREAKER_OPEN;
+	DatabaseSlot *changed;
 	char		until[WHEN_LEN];
 
 	HOLD_INTERRUPTS();
-	ereport(LOG,
+	ereport(LOG_SERVER_ONLY,
 			(errmsg("llm_failover: breaker of %s%s%s%s%s %s%s%s%s",
 					key->provider,
 					key->region[0] ? "/" : "", key->region,
@@ -112,8 +115,10 @@ breaker_store_note(const Cell *cell, const BreakerChange *change,
 					reason && *reason ? ": " : "",
 					reason ? reason : ""),
 			 errhidestmt(true), errhidecontext(true)));
-	if (slot)
-		pg_atomic_fetch_add_u64(&slot->changes, 1);
+	changed = key->database == MyDatabaseId ? slot :
+		shared_find_database(key->database);
+	if (changed)
+		pg_atomic_fetch_add_u64(&changed->changes, 1);
 	breaker_store_flush();
 	RESUME_INTERRUPTS();
 }
@@ -137,7 +142,7 @@ breaker_store_flush(void)
 	/* all of max_worker_processes are at work */
 	pg_atomic_write_u64(&slot->writer_until, now + RETRY_AFTER);
 	if (shared_should_say(&slot->warned_at, now))
-		ereport(LOG,
+		ereport(LOG_SERVER_ONLY,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("llm_failover: no background worker is free to store the state of breakers"),
 				 errhint("You might need to increase \"%s\".",
@@ -233,7 +238,7 @@ try_restore(const Config *config)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		ereport(LOG,
+		ereport(LOG_SERVER_ONLY,
 				(errcode(error->sqlerrcode),
 				 errmsg("llm_failover: could not restore the state of breakers: %s",
 						error->message)));

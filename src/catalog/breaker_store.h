@@ -5,8 +5,8 @@
  *
  * A process that has changed a breaker says so in the log, counts it and asks
  * for a writer (worker/writer.c), a background worker that stores the state of
- * all breakers and goes away. If none can be had, a later call asks again. So no
- * call writes a table, or waits for one who does. What is stored is read again
+ * all breakers and goes away. If none can be had, a later call asks again. So
+ * no call writes a table, or waits for one who does. What is stored is read again
  * by the first process that loads the database's configuration after the server
  * has started.
  */
@@ -38,8 +38,8 @@ extern void breaker_store_note(const Cell *cell, const BreakerChange *change,
 							   const char *reason);
 
 /*
- * Asks for a writer if what has changed is not stored and none is at work. To be
- * called after each call, in case none could be had before: two reads.
+ * Asks for a writer if what has changed is not stored and none is at work. To
+ * be called after each call, in case none could be had before: two reads.
  */
 extern void breaker_store_flush(void);
 

@@ -99,7 +99,7 @@ typedef struct Reply
 	const char *text;			/* NULL when only tools are called */
 	size_t		text_len;
 	const char *message;		/* assistant message in OpenAI form, JSON */
-	FinishReason finish;
+	FinishReason finish;		/* of an empty one, too */
 	int64		input_tokens;	/* includes cached; -1 = not told */
 	int64		output_tokens;	/* includes reasoning; -1 = not told */
 	int64		cached_tokens;	/* -1 = not told */

@@ -205,6 +205,7 @@ conclude_answer(Reply *out, const AnswerParts *parts, FinishReason finish)
 	if (!has_text && parts->ncalls == 0)
 	{
 		out->kind = REPLY_EMPTY;
+		out->finish = finish;
 		out->error_text = finish == FINISH_LENGTH ?
 			"no text before the limit of tokens was reached" :
 			"the answer is empty";

@@ -29,6 +29,13 @@ unsayable(Call *call, const char *why)
 	return false;
 }
 
+/* Leaves nothing of a key in memory that is about to be freed. */
+static void
+wipe_key(void *key)
+{
+	explicit_bzero(key, strlen(key));
+}
+
 /*
  * Resolves a reference to a key, as UTF-8, and remembers it for scrubbing.
  * NULL when it cannot be resolved, which is remembered.
@@ -40,6 +47,7 @@ resolve(Try *try, const char *reference)
 	const char *problem;
 	const char *hint = NULL;
 	const char *word;
+	MemoryContextCallback *wipe;
 	const char *key = secret_resolve(call->config, reference, &problem, &hint);
 
 	if (key == NULL)
@@ -48,6 +56,10 @@ resolve(Try *try, const char *reference)
 		return NULL;
 	}
 	key = pstrdup(key);
+	wipe = palloc(sizeof(*wipe));
+	wipe->func = wipe_key;
+	wipe->arg = unconstify(char *, key);
+	MemoryContextRegisterResetCallback(try->context, wipe);
 	try->secrets = lappend(try->secrets, unconstify(char *, key));
 	/* of "Bearer KEY" in a header a provider may repeat the second word only */
 	word = strrchr(key, ' ');
@@ -146,22 +158,25 @@ call_free_try(Call *call)
 	return NULL;
 }
 
+/* Gives back what of an attempt is not memory, which may be gone already. */
+void
+try_abort(Try *try)
+{
+	transport_release(try->transfer);
+	try->transfer = NULL;
+	health_release(&try->reservation);
+}
+
 /*
  * Gives back all that an attempt holds: its transfer, which ends, its
- * reservation, its memory; and wipes its copies of keys. A response may take
+ * reservation, and its memory, which wipes the keys in it. A response may take
  * ten times its size to read, so no two attempts' are kept. Harmless twice.
  */
 void
 try_release(Try *try)
 {
-	ListCell   *lc;
-
-	transport_release(try->transfer);
-	try->transfer = NULL;
+	try_abort(try);
 	try->candidate = NULL;
-	health_release(&try->reservation);
-	foreach(lc, try->secrets)
-		explicit_bzero(lfirst(lc), strlen(lfirst(lc)));
 	try->secrets = NIL;
 	if (try->context)
 		MemoryContextReset(try->context);

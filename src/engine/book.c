@@ -44,14 +44,31 @@ cell_scope(OutcomeScope scope)
 		scope == SCOPE_REGION ? CELL_REGION : CELL_TARGET;
 }
 
+/*
+ * Says whether it may be the request's own doing that an attempt failed: a few
+ * tokens that a model has spent on reasoning, or parameters of the call's that
+ * name what the provider does not have. Whoever may call could shut a model for
+ * all others by that.
+ */
+static bool
+may_be_own_doing(const Call *call, Outcome outcome, const Reply *reply)
+{
+	if (outcome == OUTCOME_INVALID_OUTPUT)
+		return reply->kind == REPLY_EMPTY && reply->finish == FINISH_LENGTH;
+	return outcome_rules[outcome].scope == SCOPE_MODEL &&
+		call->spec.chat.params != NULL;
+}
+
 /* Returns what an outcome says of health. */
 static HealthKind
-kind_of(Outcome outcome)
+kind_of(const Call *call, Outcome outcome, const Reply *reply)
 {
 	if (outcome == OUTCOME_OK)
 		return RESULT_SUCCESS;
 	if (outcome == OUTCOME_CANCELLED || outcome == OUTCOME_OWN_LIMIT)
 		return RESULT_NOTHING;
+	if (may_be_own_doing(call, outcome, reply))
+		return RESULT_ANSWERED;
 	switch (outcome_rules[outcome].count)
 	{
 		case COUNTS_FAILURE:
@@ -72,7 +89,7 @@ forgive(const CellRef *cells, int n, Usec now)
 {
 	for (int i = 0; i < n; i++)
 		health_forgive(cells[i], NETWORK_WINDOW, now);
-	if (n > 0)
+	if (n > 0 && network_should_say(shared_network(), now))
 		ereport(LOG_SERVER_ONLY,
 				(errmsg("llm_failover: no provider can be reached: the network of this server is taken for the cause"),
 				 errhidestmt(true), errhidecontext(true)));
@@ -153,7 +170,7 @@ void
 try_book(Try *try, const Attempt *attempt, const Reply *reply, Usec now)
 {
 	Outcome		outcome = attempt->outcome;
-	HealthKind	kind = kind_of(outcome);
+	HealthKind	kind = kind_of(try->call, outcome, reply);
 	OutcomeScope scope = blamed_scope(try->candidate, outcome,
 									  try->transfer->end);
 	HealthResult result = {

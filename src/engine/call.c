@@ -66,13 +66,17 @@ call_create(const CallSpec *spec, Config *config, MemoryContext parent)
 	return call;
 }
 
-/* Gives back what is not memory. */
+/*
+ * Gives back what is not memory. The contexts below the call's own are gone by
+ * now: PostgreSQL deletes children first.
+ */
 static void
 call_reset_callback(void *arg)
 {
 	Call	   *call = arg;
 
-	call_abandon(call);
+	for (int i = 0; i < MAX_TRIES; i++)
+		try_abort(&call->tries[i]);
 	config_unpin(call->config);
 }
 

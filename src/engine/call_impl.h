@@ -40,6 +40,7 @@ extern CallError call_error(const Call *call, Usec now);
 /* attempt.c */
 extern TryStart try_start(Try *try, const Candidate *candidate, Usec now);
 extern Outcome try_read(Try *try, Attempt *attempt, Reply *reply);
+extern void try_abort(Try *try);
 extern void try_release(Try *try);
 extern bool try_is_running(const Try *try);
 extern Try *call_other_try(Try *try);

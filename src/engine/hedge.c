@@ -67,14 +67,15 @@ set_silence_timers(Call *call, Usec now)
 	set_wake(call);
 }
 
-/* Says whether a target's breaker keeps calls away. */
+/* Says whether a target's breaker is open; while it is tried it is not. */
 static bool
 breaker_is_open(const Try *try, Usec now)
 {
 	HealthCheck check;
 
 	health_check(&try->candidate->target->health, 0, now, &check);
-	return check.verdict == HEALTH_OUT && check.why == WHY_BREAKER;
+	return check.verdict == HEALTH_OUT && check.why == WHY_BREAKER &&
+		check.until > 0;
 }
 
 /*
@@ -121,38 +122,55 @@ find_lost(Call *call, Usec now)
  * of the same tier, in good health; or NULL.
  */
 static const Candidate *
-pick_second(Call *call, bool for_free, Usec now)
+pick_second(Router *router, Usec now)
 {
-	Router	   *router = &call->router;
 	bool		no_trials = router->no_trials;
 	const Candidate *second;
 
 	router->no_trials = true;
 	second = router_pick(router, now);
 	router->no_trials = no_trials;
-	if (second == NULL)
-		return NULL;
-	if (second->target &&
-		(for_free || health_take_retry(&second->target->health, now)))
+	if (second == NULL || second->target)
 		return second;
 	router_bar(router, second, NULL);
 	return NULL;
 }
 
-/* Asks a second candidate; false when there is none. */
+/*
+ * Asks a second candidate beside a silent try; false when there is none. What
+ * is not for free draws on the budget of the provider that is silent: a backup
+ * has no requests of its own to hedge by.
+ */
 static bool
-ask_second(Call *call, bool for_free, Usec now)
+ask_second(Try *silent, bool for_free, Usec now)
 {
+	Call	   *call = silent->call;
 	Try		   *try = call_free_try(call);
 	const Candidate *second;
+	TryStart	start;
+	bool		paid = for_free;
 
 	if (try == NULL || call_providers_off(call, now) ||
 		call->router.attempts >= call->router.tier->max_attempts)
 		return false;
-	while ((second = pick_second(call, for_free, now)) != NULL)
+	while ((second = pick_second(&call->router, now)) != NULL)
 	{
-		if (try_start(try, second, now) != TRY_STARTED)
+		paid = paid || health_take_retry(&silent->candidate->target->health,
+										 now);
+		if (!paid)
+		{
+			router_bar(&call->router, second, NULL);
+			return false;
+		}
+		start = try_start(try, second, now);
+		if (start == TRY_IMPOSSIBLE)
 			continue;
+		if (start == TRY_REFUSED)
+		{
+			/* somebody was faster: it has not been asked */
+			router_bar(&call->router, second, NULL);
+			return false;
+		}
 		try->hedge = true;
 		try->look_at = 0;
 		call->nattempts++;
@@ -183,6 +201,17 @@ give_up(Try *try, Usec now)
 	call_route_on(call, now);
 }
 
+/* Returns an attempt that is under way. */
+static Try *
+running_try(Call *call)
+{
+	int			i = 0;
+
+	while (!try_is_running(&call->tries[i]))
+		i++;
+	return &call->tries[i];
+}
+
 /* Looks after a call whose attempts have been silent until call->wake. */
 void
 mind_silence(Call *call, Usec now)
@@ -195,7 +224,7 @@ mind_silence(Call *call, Usec now)
 	set_wake(call);
 	if (lost == NULL && !hedge)
 		return;
-	if (ask_second(call, lost != NULL, now))
+	if (ask_second(lost ? lost : running_try(call), lost != NULL, now))
 		return;
 	if (lost && lost->reservation.trial && call_other_try(lost) == NULL)
 		give_up(lost, now);

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "common/pg_prng.h"
 
 #include "catalog/secret.h"
@@ -15,9 +16,6 @@
 #define SLOT_POLL_MAX	(20 * USEC_MSEC)
 
 static const char *const barred_tried = "tried in this call";
-
-static const char *const out_network =
-	"no provider can be reached from this server";
 
 /* Enters a tier with nothing tried. */
 static void
@@ -51,16 +49,18 @@ router_start(Router *router, const Config *config, const Tier *tier,
 
 /*
  * Goes back to a tier for somebody who had to wait, when the whole chain is
- * used up. Nobody else is asked any more.
+ * used up. Nobody else is asked any more. May come often, to the same tier.
  */
 void
 router_revisit(Router *router, const Tier *tier)
 {
-	enter_tier(router, tier);
+	if (router->tier != tier)
+		enter_tier(router, tier);
 	router->used_up = true;
+	router->attempts = 0;
 	router->needs.providers_off = NULL;
 	for (int i = 0; i < tier->ncandidates; i++)
-		router->states[i].barred = barred_tried;
+		router->states[i] = (CandidateState) {.barred = barred_tried};
 }
 
 /* Says whether the walk has been to a tier. */
@@ -84,7 +84,9 @@ router_next_tier(Router *router)
 {
 	const Tier *next = router->tier ? router->tier->fallback : NULL;
 
-	if (next == NULL || router->used_up || has_seen(router, next))
+	if (router->used_up)
+		return false;
+	if (next == NULL || has_seen(router, next))
 	{
 		router->tier = NULL;
 		return false;
@@ -104,7 +106,8 @@ end_outdated_trip(const Router *router, const Candidate *candidate,
 	Cell	   *cell = cell_of(candidate->target->health.cells[check->scope]);
 	uint64		blamed;
 
-	if (cell == NULL)
+	/* what this transaction has written may be rolled back */
+	if (cell == NULL || TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return false;
 	blamed = pg_atomic_read_u64(&cell->fingerprint);
 	if (blamed == 0 ||
@@ -114,6 +117,20 @@ end_outdated_trip(const Router *router, const Candidate *candidate,
 	health_reset(candidate->target->health.cells[check->scope],
 				 "its key or address has changed", now);
 	return true;
+}
+
+/* Takes a pause of our own network for the verdict on a candidate. */
+static void
+check_network(const Candidate *candidate, Usec now, HealthCheck *check)
+{
+	Usec		until = network_pause(shared_network(),
+									  candidate->region->host, now);
+
+	if (likely(until == 0) || check->verdict == HEALTH_OUT)
+		return;
+	*check = (HealthCheck) {
+		.verdict = HEALTH_OUT, .why = WHY_NETWORK, .until = until,
+	};
 }
 
 /* Looks whether a candidate takes a call now. */
@@ -133,18 +150,13 @@ admit(Router *router, int i, Usec now)
 		admission->out = router_why_out(router, candidate);
 	if (admission->out || candidate->target == NULL)
 		return;
-	if (unlikely(network_is_down(shared_network(), candidate->region->host,
-								 now)))
-	{
-		admission->out = out_network;
-		return;
-	}
 	tokens = candidate->target->health.tpm == 0 ? 0 :
 		estimate_tokens(&router->needs.estimate, candidate->route->model);
 	health_check(&candidate->target->health, tokens, now, health);
 	if (unlikely(health->verdict == HEALTH_OUT && health->sticky) &&
 		end_outdated_trip(router, candidate, health, now))
 		health_check(&candidate->target->health, tokens, now, health);
+	check_network(candidate, now, health);
 }
 
 /* Looks at all candidates of the current tier and shares out its calls. */
@@ -190,8 +202,6 @@ router_why_unwell(const Router *router, const Candidate *candidate, Usec now)
 	const Admission *admission =
 		&router->admissions[candidate - router->tier->candidates];
 
-	if (admission->out == out_network)
-		return out_network;
 	if (admission->out || admission->health.why == WHY_NONE)
 		return NULL;
 	return health_in_words(candidate, &admission->health, now);
@@ -295,6 +305,7 @@ router_first_chance(Router *router, bool own_limits, Usec now, Usec *at)
 
 		if (admission->out || admission->health.verdict != HEALTH_OUT ||
 			admission->health.why == WHY_BREAKER ||
+			admission->health.why == WHY_NETWORK ||
 			(own_limits && admission->health.why == WHY_THROTTLED))
 			continue;
 		until = router_limit_ends(&admission->health, now);

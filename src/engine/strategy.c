@@ -21,7 +21,7 @@ typedef struct Group
 	const Candidate *candidates;
 	Admission  *admissions;
 	double	   *weights;		/* of all calls of the group; sum 1, or all 0 */
-	int		   *scratch;		/* a strategy's own */
+	double	   *scratch;		/* a strategy's own */
 	bool		drawn;			/* a strategy that draws may do so */
 	int			n;
 	bool		ready_only;		/* those that are ramping count as out */
@@ -101,13 +101,6 @@ normalise(Group *group)
 	if (sum > 0)
 		for (int i = 0; i < group->n; i++)
 			group->weights[i] /= sum;
-}
-
-/* Returns a random number from 0 to n - 1. */
-static int
-random_below(int n)
-{
-	return (int) pg_prng_uint64_range(&pg_global_prng_state, 0, n - 1);
 }
 
 /* Weighs by configured share. */
@@ -220,59 +213,81 @@ load(const Group *group, int i)
 	return ewma * (in_flight + 1);
 }
 
-/* Draws two members of n; the one with the lower load gets the call. */
-static void
-draw_two(Group *group, const int *members, int n)
+/* Draws a member by its weight, but not `except`; the weights' sum is given. */
+static int
+draw_member(const Group *group, double sum, int except)
 {
-	int			a = random_below(n);
-	int			b = random_below(n - 1);
+	double		at = pg_prng_double(&pg_global_prng_state) * sum;
+	int			last = -1;
 
-	b += b >= a;
-	a = members[a];
-	b = members[b];
-	group->weights[load(group, a) <= load(group, b) ? a : b] = 1;
+	for (int i = 0; i < group->n; i++)
+	{
+		if (i == except || group->weights[i] <= 0)
+			continue;
+		last = i;
+		at -= group->weights[i];
+		if (at < 0)
+			break;
+	}
+	return last;
 }
 
-/* Counts the pairs of n members that each wins; of equals each wins a half. */
+/* Draws two members by weight; the one with the lower load gets the call. */
 static void
-count_wins(Group *group, const int *members, int n)
+draw_two(Group *group)
 {
-	for (int i = 0; i < n; i++)
-		for (int j = i + 1; j < n; j++)
-		{
-			double		a = load(group, members[i]);
-			double		b = load(group, members[j]);
+	int			a = draw_member(group, 1, -1);
+	int			b = a < 0 ? -1 : draw_member(group, 1 - group->weights[a], a);
+	bool		first = b < 0 || load(group, a) <= load(group, b);
 
-			group->weights[members[i]] += a < b ? 1 : a > b ? 0 : 0.5;
-			group->weights[members[j]] += a > b ? 1 : a < b ? 0 : 0.5;
-		}
-	normalise(group);
+	for (int i = 0; i < group->n; i++)
+		group->weights[i] = i == (first ? a : b) ? 1 : 0;
 }
 
 /*
- * Weighs by the power of two choices: of two random members the one with the
- * lower load is asked (M. Mitzenmacher, The Power of Two Choices in Randomized
- * Load Balancing, 2001; Finagle's P2C). A call draws them; what share that
- * makes is the part of all pairs that a member wins.
+ * Adds up the pairs that a member wins, each as often as it is drawn; equals
+ * win a half of theirs.
+ */
+static double
+wins_of(const Group *group, int i)
+{
+	double		mine = group->weights[i];
+	double		wins = mine >= 1 ? 1 : 0;
+
+	for (int j = 0; j < group->n && mine > 0; j++)
+	{
+		double		its = group->weights[j];
+		double		a;
+		double		b;
+
+		if (j == i || its <= 0)
+			continue;
+		a = load(group, i);
+		b = load(group, j);
+		wins += mine * its * (1 / (1 - mine) + 1 / (1 - its)) *
+			(a < b ? 1 : a > b ? 0 : 0.5);
+	}
+	return wins;
+}
+
+/*
+ * Weighs by the power of two choices: of two members, drawn by weight, the one
+ * with the lower load is asked (M. Mitzenmacher, The Power of Two Choices in
+ * Randomized Load Balancing, 2001; Finagle's P2C). A call draws them; what
+ * share that makes is the chance of all pairs that a member wins.
  */
 static void
 weigh_latency(Group *group)
 {
-	bool		last_resort = only_last_resort(group);
-	int			n = 0;
-
-	for (int i = 0; i < group->n; i++)
+	weigh_weighted(group);
+	if (group->drawn)
 	{
-		group->weights[i] = 0;
-		if (is_member(group, i, last_resort))
-			group->scratch[n++] = i;
+		draw_two(group);
+		return;
 	}
-	if (n == 1)
-		group->weights[group->scratch[0]] = 1;
-	else if (n > 1 && group->drawn)
-		draw_two(group, group->scratch, n);
-	else
-		count_wins(group, group->scratch, n);
+	for (int i = 0; i < group->n; i++)
+		group->scratch[i] = wins_of(group, i);
+	memcpy(group->weights, group->scratch, group->n * sizeof(double));
 }
 
 /* Says how many members of a group are ready, and how many are ramping. */
@@ -411,7 +426,7 @@ share_tier(const Tier *tier, Admission *admissions, double *scratch,
 	Strategy	weigh = strategy_of(tier);
 	Group		group = {
 		.weights = scratch,
-		.scratch = (int *) (scratch + tier->ncandidates),
+		.scratch = scratch + tier->ncandidates,
 		.drawn = draw && !(warm && tier->warm_share > 0),
 		.estimate = estimate,
 		.now = now,

@@ -66,6 +66,8 @@ health_in_words(const Candidate *candidate, const HealthCheck *check, Usec now)
 		case WHY_THROTTLED:
 			return psprintf("throttled until %s",
 							time_in_words(check->until, now));
+		case WHY_NETWORK:
+			return pstrdup("no provider can be reached from this server");
 		case WHY_MAX_INFLIGHT:
 			return psprintf("region is at max_inflight %d",
 							candidate->target->health.max_inflight);

@@ -171,10 +171,9 @@ breaker_leave(Breaker *breaker, BreakerTicket *ticket)
 	if (ticket->silent)
 	{
 		SpinLockAcquire(&breaker->lock);
-		if (breaker->silent > 0 &&
-			word_unpack(pg_atomic_read_u64(&breaker->word)).generation ==
+		if (word_unpack(pg_atomic_read_u64(&breaker->word)).generation ==
 			ticket->generation)
-			breaker->silent--;
+			breaker_end_silence(breaker, ticket);
 		SpinLockRelease(&breaker->lock);
 	}
 	memset(ticket, 0, sizeof(*ticket));

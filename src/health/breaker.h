@@ -80,6 +80,8 @@ typedef struct Breaker
 	slock_t		lock;			/* protects all below */
 	int			consecutive;	/* failures in a row */
 	int			silent;			/* attempts that weigh as failures for now */
+	int			silent_run;		/* of these: since the last success, */
+	uint32		run;			/* which has this number */
 	Usec		opened_at;		/* when it opened last, 0 = never */
 	Window		window;
 } Breaker;
@@ -119,7 +121,8 @@ typedef struct BreakerTicket
 	bool		permit;			/* holds one of the trials */
 	bool		probe;			/* entered past the breaker: its success */
 								/* closes, whatever the generation */
-	bool		silent;			/* counted in breaker->silent */
+	bool		silent;			/* counted in breaker->silent, */
+	uint32		run;			/* when this was breaker->run */
 	uint32		generation;
 } BreakerTicket;
 

@@ -34,12 +34,25 @@ struct Event
 	Usec		now;
 };
 
-/* Lets a silent attempt weigh no longer. The generation must be its own. */
-static void
-end_silence(Breaker *breaker, const BreakerTicket *ticket)
+void
+breaker_end_silence(Breaker *breaker, const BreakerTicket *ticket)
 {
-	if (ticket->silent && breaker->silent > 0)
-		breaker->silent--;
+	if (!ticket->silent || breaker->silent == 0)
+		return;
+	breaker->silent--;
+	if (ticket->run == breaker->run)
+		breaker->silent_run--;
+}
+
+/*
+ * A success ends what was silent in a row: a few attempts that hang while the
+ * others are answered are a matter of the failure rate.
+ */
+static void
+begin_run(Breaker *breaker)
+{
+	breaker->silent_run = 0;
+	breaker->run++;
 }
 
 /* Records an attempt that has ended. */
@@ -48,8 +61,10 @@ record(Breaker *breaker, const Event *event, bool failed)
 {
 	WindowCounts counts = {.calls = 1, .failures = failed, .slow = event->slow};
 
-	end_silence(breaker, event->ticket);
+	breaker_end_silence(breaker, event->ticket);
 	breaker->consecutive = failed ? breaker->consecutive + 1 : 0;
+	if (!failed)
+		begin_run(breaker);
 	window_add(&breaker->window, event->config->window, counts, event->now);
 }
 
@@ -63,9 +78,12 @@ reaches(uint64 some, uint64 all, double rate)
 	return some > 0 && (float) ((double) some / all) >= (float) rate;
 }
 
-/* Says whether what was recorded is reason to open; `silent` have failed. */
+/*
+ * Says whether what was recorded is reason to open, when `silent` attempts have
+ * failed, `run` of them since the last success.
+ */
 static bool
-should_open(const Breaker *breaker, const Event *event, int silent)
+should_open(const Breaker *breaker, const Event *event, int silent, int run)
 {
 	const BreakerConfig *config = event->config;
 	WindowCounts sum =
@@ -73,7 +91,7 @@ should_open(const Breaker *breaker, const Event *event, int silent)
 	uint64		calls = (uint64) sum.calls + silent;
 	uint64		failures = (uint64) sum.failures + silent;
 
-	if (breaker->consecutive + silent >= config->consecutive)
+	if (breaker->consecutive + run >= config->consecutive)
 		return true;
 	if (calls < (uint64) config->min_calls)
 		return false;
@@ -102,10 +120,10 @@ open_until(const Event *event, int trips)
 static bool
 open_if_bad(const Breaker *breaker, const Event *event, Word *word)
 {
-	if (!should_open(breaker, event, breaker->silent))
+	if (!should_open(breaker, event, breaker->silent, breaker->silent_run))
 		return false;
 	word_open(word, open_until(event, word->trips));
-	word->silent = !should_open(breaker, event, 0);
+	word->silent = !should_open(breaker, event, 0, 0);
 	return true;
 }
 
@@ -180,7 +198,9 @@ step_silent(Breaker *breaker, const Event *event, Word *word)
 	else if (word_admits(word) && is_own(ticket, word))
 	{
 		ticket->silent = true;
+		ticket->run = breaker->run;
 		breaker->silent++;
+		breaker->silent_run++;
 		weigh_failure(breaker, event, word);
 	}
 }
@@ -248,6 +268,7 @@ begin_records(Breaker *breaker, BreakerState state, Usec now)
 {
 	breaker->consecutive = 0;
 	breaker->silent = 0;
+	begin_run(breaker);
 	if (state == BREAKER_OPEN)
 		breaker->opened_at = now;
 	else

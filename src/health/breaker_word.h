@@ -60,4 +60,10 @@ later(Usec now, Usec length)
 	return length > USEC_NEVER - now ? USEC_NEVER : now + length;
 }
 
+/*
+ * Lets a silent attempt weigh no longer. Under the breaker's lock, in the
+ * generation of the ticket.
+ */
+extern void breaker_end_silence(Breaker *breaker, const BreakerTicket *ticket);
+
 #endif							/* LLM_BREAKER_WORD_H */

@@ -106,6 +106,30 @@ cell_of(CellRef ref)
 	return ref.cell;
 }
 
+/*
+ * Holds a cell so that no other owner gets it, as one more attempt under way;
+ * NULL, and nothing held, when it is somebody else's by now. It may be taken
+ * away between the look and the count, so it is looked at after the count. For
+ * a moment only: cell_drop().
+ */
+static inline Cell *
+cell_hold(CellRef ref)
+{
+	if (ref.cell == NULL)
+		return NULL;
+	pg_atomic_fetch_add_u32(&ref.cell->in_flight, 1);
+	if (likely(cell_of(ref) != NULL))
+		return ref.cell;
+	pg_atomic_fetch_sub_u32(&ref.cell->in_flight, 1);
+	return NULL;
+}
+
+static inline void
+cell_drop(Cell *cell)
+{
+	pg_atomic_fetch_sub_u32(&cell->in_flight, 1);
+}
+
 extern void cell_init(Cell *cell, TimestampTz wall);
 
 extern void cell_set_reason(Cell *cell, const char *reason);

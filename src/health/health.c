@@ -154,9 +154,8 @@ health_check(const HealthTarget *target, int64 tokens, Usec now,
 }
 
 /*
- * Counts an attempt in a cell, if it still is the one that was meant. Somebody
- * may take it away between the look and the count, so it is looked at after
- * the count.
+ * Counts an attempt in a cell, as cell_hold() does; gives back how many there
+ * were before it, too.
  */
 static Cell *
 occupy(CellRef ref, uint32 *before)
@@ -167,7 +166,7 @@ occupy(CellRef ref, uint32 *before)
 	*before = pg_atomic_fetch_add_u32(&ref.cell->in_flight, 1);
 	if (likely(cell_of(ref) != NULL))
 		return ref.cell;
-	pg_atomic_fetch_sub_u32(&ref.cell->in_flight, 1);
+	cell_drop(ref.cell);
 	return NULL;
 }
 

@@ -45,7 +45,8 @@ typedef enum HealthWhy
 	WHY_THROTTLED,				/* its owner said: later */
 	WHY_MAX_INFLIGHT,			/* limits of ours */
 	WHY_RPM,
-	WHY_TPM
+	WHY_TPM,
+	WHY_NETWORK					/* our own is down, says the caller: network.h */
 } HealthWhy;
 
 typedef struct HealthCheck

@@ -320,7 +320,7 @@ void
 health_trip(CellRef ref, const HealthResult *result, Usec now)
 {
 	BreakerTicket none = {0};
-	Cell	   *cell = cell_of(ref);
+	Cell	   *cell = cell_hold(ref);
 	BreakerChange change;
 
 	if (cell == NULL)
@@ -328,12 +328,13 @@ health_trip(CellRef ref, const HealthResult *result, Usec now)
 	change = trip(cell, &none, result, now);
 	health_changed(cell, &change,
 				   result->reason ? result->reason : opening_words[BOOK_TRIP]);
+	cell_drop(cell);
 }
 
 void
 health_reset(CellRef ref, const char *reason, Usec now)
 {
-	Cell	   *cell = cell_of(ref);
+	Cell	   *cell = cell_hold(ref);
 	BreakerChange change;
 
 	if (cell == NULL)
@@ -342,33 +343,44 @@ health_reset(CellRef ref, const char *reason, Usec now)
 	cell_set_reason(cell, "");
 	pg_atomic_write_u64(&cell->fingerprint, 0);
 	health_changed(cell, &change, reason);
+	cell_drop(cell);
 }
 
 void
 health_forgive(CellRef ref, Usec within, Usec now)
 {
-	Cell	   *cell = cell_of(ref);
+	Cell	   *cell = cell_hold(ref);
 	BreakerChange change;
 
 	if (cell == NULL)
 		return;
 	change = breaker_forgive(&cell->breaker, now - within, now);
 	health_changed(cell, &change, NULL);
+	cell_drop(cell);
+}
+
+/* Notes that a target is in use; true when it was not, when last looked at. */
+static bool
+begins_use(Cell *cell, bool in_use)
+{
+	bool		was_drained =
+		pg_atomic_exchange_u32(&cell->drained, !in_use) != 0;
+
+	return was_drained && in_use;
 }
 
 void
 health_note_use(const HealthTarget *target, bool in_use, Usec now)
 {
-	Cell	   *cell = cell_of(target->cells[CELL_TARGET]);
+	Cell	   *cell = cell_hold(target->cells[CELL_TARGET]);
 	BreakerChange change;
-
-	bool		was_drained;
 
 	if (cell == NULL)
 		return;
-	was_drained = pg_atomic_exchange_u32(&cell->drained, !in_use) != 0;
-	if (!was_drained || !in_use)
-		return;
-	change = breaker_begin_ramp(&cell->breaker, target->breaker, now);
-	health_changed(cell, &change, "enabled again");
+	if (begins_use(cell, in_use))
+	{
+		change = breaker_begin_ramp(&cell->breaker, target->breaker, now);
+		health_changed(cell, &change, "enabled again");
+	}
+	cell_drop(cell);
 }

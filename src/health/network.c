@@ -24,6 +24,7 @@ network_init(Network *network)
 {
 	pg_atomic_init_u64(&network->reached_at, 0);
 	pg_atomic_init_u64(&network->pause_until, 0);
+	pg_atomic_init_u64(&network->said_at, 0);
 	SpinLockInit(&network->lock);
 	memset(network->failures, 0, sizeof(network->failures));
 }
@@ -36,7 +37,7 @@ network_reached(Network *network, Usec now)
 	if (now >= noted + REACHED_GRAIN)
 		pg_atomic_write_u64(&network->reached_at, (uint64) now);
 	if (unlikely(pg_atomic_read_u64(&network->pause_until) != 0))
-		pg_atomic_write_u64(&network->pause_until, 0);
+		network_end_pause(network);
 }
 
 static bool
@@ -121,17 +122,33 @@ network_failed(Network *network, uint32 host, CellRef cell, Usec now,
 	return ours;
 }
 
-bool
-network_is_down(Network *network, uint32 host, Usec now)
+Usec
+network_pause(Network *network, uint32 host, Usec now)
 {
+	Usec		until = (Usec) pg_atomic_read_u64(&network->pause_until);
 	bool		down = false;
 
-	if (likely((Usec) pg_atomic_read_u64(&network->pause_until) <= now))
-		return false;
+	if (likely(until <= now))
+		return 0;
 	SpinLockAcquire(&network->lock);
 	for (int i = 0; i < NETWORK_MEMORY && !down; i++)
 		down = network->failures[i].host == host &&
 			is_recent(&network->failures[i], now);
 	SpinLockRelease(&network->lock);
-	return down;
+	return down ? until : 0;
+}
+
+void
+network_end_pause(Network *network)
+{
+	pg_atomic_write_u64(&network->pause_until, 0);
+}
+
+bool
+network_should_say(Network *network, Usec now)
+{
+	uint64		said = pg_atomic_read_u64(&network->said_at);
+
+	return (said == 0 || now - (Usec) said >= NETWORK_SAY_EVERY) &&
+		pg_atomic_compare_exchange_u64(&network->said_at, &said, now);
 }

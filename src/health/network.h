@@ -16,6 +16,7 @@
 
 #define NETWORK_WINDOW	(2 * USEC_SEC)
 #define NETWORK_PAUSE	(1 * USEC_SEC)
+#define NETWORK_SAY_EVERY	(60 * USEC_SEC)
 #define NETWORK_MEMORY	16		/* hosts that are remembered */
 
 /*
@@ -35,6 +36,7 @@ typedef struct Network
 	pg_atomic_uint64 reached_at;	/* when somebody answered, whatever */
 	pg_atomic_uint64 pause_until;	/* who failed is not asked before; 0 = no */
 								/* pause */
+	pg_atomic_uint64 said_at;	/* when it was last said */
 	slock_t		lock;			/* protects the failures */
 	NetworkFailure failures[NETWORK_MEMORY];
 } Network;
@@ -57,9 +59,15 @@ extern bool network_failed(Network *network, uint32 host, CellRef cell,
 						   Usec now, CellRef *mine, int *nmine);
 
 /*
- * Says whether a host is left alone for now: in a pause, one that failed within
- * the window. Others are asked: they may be nearer.
+ * Returns until when a host is left alone, 0 when it is not: in a pause, one
+ * that failed within the window. Others are asked: they may be nearer.
  */
-extern bool network_is_down(Network *network, uint32 host, Usec now);
+extern Usec network_pause(Network *network, uint32 host, Usec now);
+
+/* Ends a pause by hand. */
+extern void network_end_pause(Network *network);
+
+/* True once a minute for the whole server: somebody should say what is wrong. */
+extern bool network_should_say(Network *network, Usec now);
 
 #endif							/* LLM_NETWORK_H */

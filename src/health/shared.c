@@ -73,6 +73,9 @@ static Shared *shared;
 static Place *places;
 static HTAB *place_hash;
 
+/* A process that cannot share keeps no more than these, at 10 kB each. */
+#define MAX_OWN_CELLS 1024
+
 static OwnCell *own_cells;		/* this process's */
 static int	own_ncells;
 
@@ -229,7 +232,7 @@ is_idle(Cell *cell, Usec now)
 		BREAKER_OPEN;
 }
 
-/* Returns a free place, or the idle one that was unused for longest, or NULL. */
+/* Returns a free place, else the idle one unused for longest, or NULL. */
 static Place *
 longest_unused(Usec now)
 {
@@ -335,7 +338,6 @@ cells_find(const CellKey *key, TimestampTz wall, Usec now, bool *unshared)
 	return ref;
 }
 
-/* There are at most as many as the table has. */
 CellRef
 cells_find_own(const CellKey *key, TimestampTz wall)
 {
@@ -347,7 +349,7 @@ cells_find_own(const CellKey *key, TimestampTz wall)
 		if (memcmp(&own->cell.key, key, sizeof(CellKey)) == 0)
 			return (CellRef) {&own->cell, 1};
 
-	if (own_ncells >= llm_max_cells)
+	if (own_ncells >= MAX_OWN_CELLS)
 		return none;
 	own = calloc(1, sizeof(OwnCell));
 	if (own == NULL)
@@ -380,7 +382,12 @@ cells_load_end(Oid database)
 	for (int i = 0; i < shared->nplaces; i++)
 		if (places[i].cell.key.database == database &&
 			pg_atomic_read_u64(&places[i].wanted_by) < this_load)
+		{
 			pg_atomic_write_u32(&places[i].cell.unwanted, 1);
+			/* a newer load may have wanted it meanwhile */
+			if (pg_atomic_read_u64(&places[i].wanted_by) >= this_load)
+				pg_atomic_write_u32(&places[i].cell.unwanted, 0);
+		}
 	LWLockRelease(shared->lock);
 }
 
@@ -453,6 +460,19 @@ shared_database(Oid database)
 	slot = find_slot(database);
 	if (slot == NULL && (slot = find_slot(InvalidOid)) != NULL)
 		init_slot(slot, database);
+	LWLockRelease(shared->lock);
+	return slot;
+}
+
+DatabaseSlot *
+shared_find_database(Oid database)
+{
+	DatabaseSlot *slot;
+
+	if (shared == NULL)
+		return NULL;
+	LWLockAcquire(shared->lock, LW_SHARED);
+	slot = find_slot(database);
 	LWLockRelease(shared->lock);
 	return slot;
 }

@@ -50,6 +50,9 @@ extern bool shared_should_say(pg_atomic_uint64 *said_at, Usec now);
 /* Returns a database's slot, made if need be; NULL when all are taken. */
 extern DatabaseSlot *shared_database(Oid database);
 
+/* Returns a database's slot if it has one, or NULL. */
+extern DatabaseSlot *shared_find_database(Oid database);
+
 /* Lets a slot and the cells of a database that is gone be used by others. */
 extern void shared_forget_database(Oid database);
 

@@ -44,7 +44,7 @@ static bool
 is_shut(const HealthCheck *check)
 {
 	return check->verdict == HEALTH_OUT &&
-		(check->why == WHY_THROTTLED ||
+		(check->why == WHY_THROTTLED || check->why == WHY_NETWORK ||
 		 (check->why == WHY_BREAKER && check->until > 0));
 }
 

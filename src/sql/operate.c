@@ -87,6 +87,7 @@ llm_breaker_reset(PG_FUNCTION_ARGS)
 	for (int i = 0; i < known.n; i++)
 		if (names_cover(&names, &known.cells[i].key))
 			reset_scope(known.cells[i].ref, now, reason);
+	network_end_pause(shared_network());
 	PG_RETURN_VOID();
 }
 
@@ -156,8 +157,8 @@ open_scope(const Names *names, Usec duration)
 		strlcpy(key.region, names->region, sizeof(key.region));
 	if (names->model)
 		strlcpy(key.model, names->model, sizeof(key.model));
-	cell = cell_of(cells_find(&key, GetCurrentTimestamp(), now, &unshared));
-	if (cell == NULL || unshared)
+	cell = cell_hold(cells_find(&key, GetCurrentTimestamp(), now, &unshared));
+	if (cell == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("shared memory has no place for the breaker of %s",
@@ -165,6 +166,7 @@ open_scope(const Names *names, Usec duration)
 				 errhint("Increase llm_failover.max_cells and restart.")));
 	change = breaker_force_open(&cell->breaker, now + duration, now);
 	health_changed(cell, &change, reason);
+	cell_drop(cell);
 }
 
 /* Returns names as they are printed: openai/us/gpt-5. */
@@ -182,7 +184,7 @@ names_in_words(const Names *names)
 static void
 reset_scope(CellRef ref, Usec now, const char *reason)
 {
-	Cell	   *cell = cell_of(ref);
+	Cell	   *cell = cell_hold(ref);
 
 	if (cell == NULL)
 		return;
@@ -194,6 +196,7 @@ reset_scope(CellRef ref, Usec now, const char *reason)
 	SpinLockAcquire(&cell->budget.lock);
 	window_clear(&cell->budget.window);
 	SpinLockRelease(&cell->budget.lock);
+	cell_drop(cell);
 }
 
 /* Sets the counts to zero. */

@@ -13,8 +13,8 @@
  * is then as of a moment at which the count of changes was not smaller than
  * what is noted as stored: a change that comes later differs from it, and is
  * stored next. It never waits for a lock, and waits for changes outside of any
- * transaction, where DROP DATABASE and DROP EXTENSION do not meet it. When it is
- * told to end it finishes what it writes, which takes no time.
+ * transaction, where DROP DATABASE and DROP EXTENSION do not meet it. When it
+ * is told to end it finishes what it writes, which takes no time.
  */
 #include "postgres.h"
 

@@ -49,7 +49,7 @@ my $PROGRAM = abs_path(dirname(__FILE__) . '/../sim/llm_sim.py');
 
 # The parts of a rule that behave() takes beside the behaviour: these of the
 # rule itself, all others of its match.
-my %RULE_KEY = map { $_ => 1 } qw(times after probability);
+my %RULE_KEY = map { $_ => 1 } qw(times after every probability);
 
 =pod
 
@@ -83,6 +83,7 @@ sub new
 
 	my $self = bless {
 		owner => $$,
+		on_change => sub { },
 		http => HTTP::Tiny->new(
 			timeout => 200,
 			proxy => undef,
@@ -149,8 +150,8 @@ sub _listener
 =item $sim->behave({ behaviour }, match and limits) => id of the rule
 
 Adds a rule: C<listener>, C<model>, C<path>, C<prompt>, C<header>, C<method>,
-C<dialect>, C<reused> say which requests, C<times>, C<after>, C<probability>
-how often. The first rule that matches wins.
+C<dialect>, C<reused> say which requests, C<times>, C<after>, C<every>,
+C<probability> how often. The first rule that matches wins.
 
 =item $sim->unbehave(id), $sim->clear, $sim->rules
 
@@ -168,13 +169,16 @@ sub behave
 		if ($RULE_KEY{$key}) { $rule{$key} = $rest{$key}; }
 		else { $rule{match}{$key} = $rest{$key}; }
 	}
-	return $self->_call('POST', '/rules', \%rule)->{ids}[0];
+	my $answer = $self->_call('POST', '/rules', \%rule);
+	$self->{on_change}->();
+	return $answer->{ids}[0];
 }
 
 sub unbehave
 {
 	my ($self, $id) = @_;
 	$self->_call('DELETE', "/rules/$id");
+	$self->{on_change}->();
 	return;
 }
 
@@ -182,6 +186,7 @@ sub clear
 {
 	my ($self) = @_;
 	$self->_call('DELETE', '/rules');
+	$self->{on_change}->();
 	return;
 }
 
@@ -310,6 +315,7 @@ sub set
 {
 	my ($self, $name, %options) = @_;
 	$self->_call('POST', "/listener/$name", \%options);
+	$self->{on_change}->();
 	return;
 }
 
@@ -325,6 +331,7 @@ sub reset    ## no critic (it is a method)
 {
 	my ($self) = @_;
 	$self->_call('POST', '/reset');
+	$self->{on_change}->();
 	return;
 }
 
@@ -371,6 +378,47 @@ sub _call
 	return $self->{json}->decode($response->{content})
 	  if $response->{success};
 	croak "LlmSim: $method $path: $response->{status} $response->{content}";
+}
+
+=pod
+
+=head1 MORE METHODS
+
+=over
+
+=item $sim->arrivals(listener, model => ..., since => id)
+
+When its requests came, oldest first, in seconds since 1970.
+
+=back
+
+=cut
+
+sub arrivals
+{
+	my ($self, $listener, %query) = @_;
+	$query{listener} = $listener if defined $listener;
+	return @{ $self->_call('GET', '/times' . _query(%query)) };
+}
+
+=pod
+
+=over
+
+=item $sim->on_change(sub { ... })
+
+Has this run after each change of what the providers do: rules, modes, options
+and reset().
+
+=back
+
+=cut
+
+sub on_change
+{
+	my ($self, $code) = @_;
+	$self->{on_change} = $code;
+	return;
 }
 
 1;

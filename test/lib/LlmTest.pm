@@ -571,4 +571,236 @@ sub quit
 	return;
 }
 
+package LlmTest;
+
+push @EXPORT, qw(llm_load breaker_log);
+
+# A change of a breaker in the log: when, of whom, to what and why.
+my $BREAKER_LINE =
+  qr/^(\d+\.\d+) .*llm_failover: breaker of (\S+) (opened|half-open|ramping|closed)(?: until [^:]+:\d\d:\d\d)?(?:: (.*))?$/;
+
+=pod
+
+=head1 LOAD
+
+=over
+
+=item llm_load(node, tiers => [...], clients => 16, calls => n)
+
+Sessions that call without a pause: an LlmTest::Load. Each has one of the tiers,
+in turn, and makes C<calls> calls, or goes on until stop().
+
+=item breaker_log(node, offset)
+
+What the log says of breakers from an offset on: hashes with C<at> (seconds
+since 1970, not earlier than it was), C<scope>, C<to>, C<reason>. The node's
+log_line_prefix must begin with C<%n>.
+
+=cut
+
+sub llm_load
+{
+	return LlmTest::Load->new(@_);
+}
+
+sub breaker_log
+{
+	my ($node, $offset) = @_;
+	my @changes;
+
+	foreach my $line (split /\n/, slurp_file($node->logfile, $offset // 0))
+	{
+		# the log cuts to milliseconds
+		push @changes, { at => $1 + 0.001, scope => $2, to => $3, reason => $4 }
+		  if $line =~ $BREAKER_LINE;
+	}
+	return @changes;
+}
+
+package LlmTest::Load;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Carp;
+use IPC::Run ();
+use PostgreSQL::Test::Utils;
+
+# Each call is a transaction of its own, and a row. Times are seconds since
+# 1970, as the simulator's are.
+my $LOAD_SQL = <<'END';
+SET client_min_messages = warning;
+CREATE TABLE IF NOT EXISTS load(
+	id int GENERATED ALWAYS AS IDENTITY, running boolean NOT NULL DEFAULT true);
+CREATE UNLOGGED TABLE IF NOT EXISTS load_call(
+	load int, client int, asked text, began float8, seconds float8,
+	tier text, provider text, region text, model text, attempts int,
+	cost numeric, error_code text, trace jsonb);
+CREATE OR REPLACE PROCEDURE load_calls(this int, client int, tiers text[], calls int)
+LANGUAGE plpgsql AS $$
+DECLARE
+	asked text := tiers[1 + client % cardinality(tiers)];
+	began timestamptz;
+	r llm_response;
+BEGIN
+	FOR i IN 1 .. calls LOOP
+		EXIT WHEN NOT (SELECT running FROM load WHERE id = this);
+		began := clock_timestamp();
+		r := llm_respond('Hello ' || i, asked, on_error => 'null');
+		INSERT INTO load_call VALUES (this, client, asked,
+			extract(epoch FROM began),
+			extract(epoch FROM clock_timestamp() - began),
+			r.tier, r.provider, r.region, r.model, r.attempts, r.cost,
+			r.error_code, r.trace);
+		COMMIT;
+	END LOOP;
+END $$;
+INSERT INTO load DEFAULT VALUES RETURNING id;
+END
+
+sub new
+{
+	my ($class, $node, %args) = @_;
+	my $clients = $args{clients} // 16;
+	my $calls = $args{calls} // 1_000_000;
+	my $tiers = join ',', @{ $args{tiers} // ['default'] };
+	my $self = bless { node => $node, owner => $$, out => '', err => '' },
+	  $class;
+
+	$self->{id} = $node->safe_psql('postgres', $LOAD_SQL);
+	my $script = PostgreSQL::Test::Utils::tempdir . "/load_$self->{id}.sql";
+	PostgreSQL::Test::Utils::append_to_file($script,
+		"CALL load_calls($self->{id}, :client_id, '{$tiers}', $calls);\n");
+	$self->{run} = IPC::Run::start(
+		[
+			$node->installed_command('pgbench'), '-n',
+			'-h', $node->host, '-p', $node->port,
+			'-c', $clients, '-t', '1', '-f', $script, 'postgres'
+		],
+		'<', \undef, '>', \$self->{out}, '2>', \$self->{err},
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	return $self;
+}
+
+=pod
+
+=item $load->stop, $load->finish
+
+Lets each session end its call, or all its calls, and returns when they have.
+Dies unless all have ended well.
+
+=item $load->value(sql)
+
+The output of a query on C<calls>, the load's rows of load_call.
+
+=item $load->wait_for(condition)
+
+Returns when a query on C<calls> says true.
+
+=back
+
+=cut
+
+sub stop
+{
+	my ($self) = @_;
+
+	$self->{node}->safe_psql('postgres',
+		"UPDATE load SET running = false WHERE id = $self->{id}");
+	return $self->finish;
+}
+
+sub finish
+{
+	my ($self) = @_;
+	my $run = delete $self->{run} // croak 'the load has ended';
+
+	$run->finish;
+	croak "pgbench: $self->{err}" if $run->result(0);
+	return $self;
+}
+
+sub _sql
+{
+	my ($self, $sql) = @_;
+	return
+	  "WITH calls AS (SELECT * FROM load_call WHERE load = $self->{id}) $sql";
+}
+
+sub value
+{
+	my ($self, $sql) = @_;
+	return $self->{node}->safe_psql('postgres', $self->_sql($sql));
+}
+
+sub wait_for
+{
+	my ($self, $sql) = @_;
+
+	$self->{node}->poll_query_until('postgres', $self->_sql($sql))
+	  or croak "still not so: $sql";
+	return $self;
+}
+
+# A test that dies leaves no load behind.
+sub DESTROY
+{
+	my ($self) = @_;
+	local ($?, $!, $@);
+	$self->{run}->kill_kill
+	  if defined $self->{run} && $self->{owner} == $$;
+	return;
+}
+
+package LlmTest;
+
+push @EXPORT, qw(forget forget_on_change);
+
+# The session of each node, by its name, that forget() keeps.
+my %forgetting;
+
+=pod
+
+=head1 FORGETTING
+
+The server remembers what calls have found out, and spares the next ones that.
+A test of single calls begins each with nothing remembered.
+
+=over
+
+=item forget(node)
+
+Has the server forget what it knows of providers in database postgres: breakers
+are closed, nobody is throttled, no retry is spent.
+
+=item forget_on_change(node, sim)
+
+Does so from now on whenever the simulator's providers change: each behave(),
+clear(), down() and so on begins a new situation.
+
+=back
+
+=cut
+
+sub forget
+{
+	my ($node) = @_;
+	my $sql = 'SELECT llm_breaker_reset()';
+	my $kept = $forgetting{ $node->name };
+	# one that was kept has ended with the server, if that has
+	my $result = defined $kept ? eval { $kept->run($sql) } : undef;
+
+	$result //= ($forgetting{ $node->name } = llm_session($node))->run($sql);
+	croak "forget: $result->{err}" if defined $result->{sqlstate};
+	return;
+}
+
+sub forget_on_change
+{
+	my ($node, $sim) = @_;
+
+	$sim->on_change(sub { forget($node) });
+	return;
+}
+
 1;

@@ -131,7 +131,7 @@ class Admin:
 
     # log and counters
 
-    def get_log(self, argument, query, body):
+    def entries(self, query):
         """Entries, oldest first: ?listener= &model= &since=ID &limit=N."""
         self.known_listener(query)
         since = int(query.get("since", 0))
@@ -141,7 +141,13 @@ class Admin:
                  == entry.request.model]
         if "limit" in query:
             found = found[-int(query["limit"]):]
-        return [entry.describe() for entry in found]
+        return found
+
+    def get_log(self, argument, query, body):
+        return [entry.describe() for entry in self.entries(query)]
+
+    def get_times(self, argument, query, body):
+        return [entry.received for entry in self.entries(query)]
 
     def get_counts(self, argument, query, body):
         self.known_listener(query)

@@ -143,7 +143,7 @@ class Rule:
         if not isinstance(spec, dict):
             raise BadRule("a rule must be an object")
         unknown = set(spec) - {"match", "behaviour", "times", "after",
-                               "probability"}
+                               "every", "probability"}
         if unknown:
             raise BadRule("a rule has no key \"%s\"" % unknown.pop())
         self.spec = spec
@@ -177,11 +177,14 @@ class Rule:
     def _take_limits(self, spec):
         self.times = spec.get("times")
         self.after = spec.get("after", 0)
+        self.every = spec.get("every", 1)
         self.probability = spec.get("probability", 1)
         if self.times is not None and not _is_count(self.times):
             raise BadRule("times must be a count or null")
         if not _is_count(self.after):
             raise BadRule("after must be a count")
+        if not _is_count(self.every) or self.every == 0:
+            raise BadRule("every must be a count from 1")
         if not _is_number(self.probability):
             raise BadRule("probability must be a number")
 
@@ -207,7 +210,7 @@ class Rule:
         if self.times is not None and self.uses >= self.times:
             return False
         self.seen += 1
-        if self.seen <= self.after:
+        if self.seen <= self.after or (self.seen - self.after) % self.every:
             return False
         if self.probability < 1 and rng.random() >= self.probability:
             return False

@@ -1,7 +1,7 @@
 # 020_outcomes.pl: each way in which a provider can fail is put into its class,
 # and each class does what its row says: who is asked next, who is not asked
-# again in this call, whether the same target is retried, and the error that
-# the user sees when nobody answers.
+# again in this call, whether the same target is retried, whether the next call
+# keeps away from it, and the error that the user sees when nobody answers.
 use strict;
 use warnings;
 
@@ -17,16 +17,17 @@ my @dialects = qw(openai azure anthropic gemini);
 
 # The classes. scope: whom nobody asks again in this call; next: who may be
 # asked instead (larger: only a model with a larger window); retry: whether the
-# same target is asked again once nobody else is left.
+# same target is asked again once nobody else is left; known: whether one such
+# failure is enough for the next call.
 my %class = (
-	billing => { scope => 'provider', next => 'yes', error => 'LL001' },
-	auth => { scope => 'provider', next => 'yes', error => 'LL001' },
-	permission => { scope => 'model', next => 'yes', error => 'LL001' },
-	model_gone => { scope => 'model', next => 'yes', error => 'LL001' },
+	billing => { scope => 'provider', next => 'yes', known => 1, error => 'LL001' },
+	auth => { scope => 'provider', next => 'yes', known => 1, error => 'LL001' },
+	permission => { scope => 'model', next => 'yes', known => 1, error => 'LL001' },
+	model_gone => { scope => 'model', next => 'yes', known => 1, error => 'LL001' },
 	context_length => { scope => 'none', next => 'larger', error => 'LL003' },
 	content_filter => { scope => 'none', next => 'no', error => 'LL003' },
 	bad_request => { scope => 'none', next => 'no', error => 'LL003' },
-	throttled => { scope => 'target', next => 'yes', error => 'LL001' },
+	throttled => { scope => 'target', next => 'yes', known => 1, error => 'LL001' },
 	overloaded => { scope => 'target', next => 'yes', retry => 1, error => 'LL001' },
 	server => { scope => 'target', next => 'yes', retry => 1, error => 'LL001' },
 	network => { scope => 'region', next => 'yes', retry => 1, error => 'LL001' },
@@ -234,18 +235,20 @@ foreach my $dialect (@dialects)
 	});
 }
 
-# Calls each of these tiers; returns the SQLSTATE (or nothing) and the attempts
-# of each, such as "|r1/m1 server 500 candidate, default/m ok 200".
 my $session = llm_session($node);
+forget_on_change($node, $sim);
 
+# Calls a tier; returns the SQLSTATE (or nothing) and the attempts, such as
+# "|r1/m1 server 500 candidate, default/m ok 200".
 sub call
 {
-	my $result = $session->run(sprintf <<'END', join ',', @_);
+	my ($tier) = @_;
+	my $result = $session->run(<<"END");
 		SELECT r.error_code, (SELECT string_agg(concat_ws(' ',
 			a.region || '/' || a.model, a.outcome, a.status, a.next), ', ')
 			FROM jsonb_to_recordset(r.trace) a(region text, model text,
 				outcome text, status int, next text))
-		  FROM unnest('{%s}'::text[]) t, llm_respond('Hi', t, on_error => 'null') r
+		  FROM llm_respond('Hi', '$tier', on_error => 'null') r
 END
 
 	die $result->{err} if $result->{sqlstate};
@@ -272,7 +275,8 @@ sub expected_attempts
 }
 
 # One test: all that follows from this behaviour. What happens when nobody else
-# is left is looked at once for a class and dialect.
+# is left, in the next call and in one that knows nothing, is looked at once for
+# a class and dialect.
 my %seen;
 
 sub check_class
@@ -280,27 +284,30 @@ sub check_class
 	my ($dialect, $behaviour, $name, $what, $status) = @_;
 	my $class = $class{$name} // die "there is no class $name";
 	my $outcome = defined $status ? "$name $status" : $name;
-	my @tiers = ($dialect);
+	my $alone = "$class->{error}|r1/m1 $outcome"
+	  . ($class->{retry} ? " retry, r1/m1 $outcome" : '');
 	my @want = (($class->{next} eq 'yes' ? '' : $class->{error}) . '|'
 		  . expected_attempts($class, $outcome));
 
-	if (!$seen{"$dialect $name"}++)
-	{
-		push @tiers, "$dialect.alone";
-		push @want, "$class->{error}|r1/m1 $outcome"
-		  . ($class->{retry} ? " retry, r1/m1 $outcome" : '');
-	}
 	# nobody is waited for here
 	$behaviour->{headers}{'retry-after'} = '3600' if $name eq 'throttled';
 	# a torn connection that was kept is replaced without a word
 	$name eq 'network' && $sim->hang_up($_) for 'a', 'b';
 	$sim->behave($behaviour, path => '^(?!/other/)');
 	my $before = $sim->count(undef);
-	my $got = call(@tiers);
+	my @got = call($dialect);
+	if (!$seen{"$dialect $name"}++)
+	{
+		push @got, call("$dialect.alone");
+		push @want, $class->{known} ? "$class->{error}|" : $alone;
+		forget($node);
+		push @got, call("$dialect.alone");
+		push @want, $alone;
+	}
 	# the trace hides no request
+	push @got, $sim->count(undef) - $before;
 	push @want, scalar(() = "@want" =~ m{\w/m}g);
-	is("$got\n" . ($sim->count(undef) - $before),
-		join("\n", @want), "$dialect: $what is $outcome");
+	is(join("\n", @got), join("\n", @want), "$dialect: $what is $outcome");
 	$sim->clear;
 	return;
 }

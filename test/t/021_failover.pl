@@ -46,6 +46,7 @@ $sim->set('own', keys => 'optional');
 $sim->set($_, lenient => \1) for 'ant', 'glob', 'us', 'eu';
 
 my $session = llm_session($node);
+forget_on_change($node, $sim);
 
 sub write_key
 {
@@ -203,6 +204,15 @@ is_trace('steps', undef,
 	  . ' us/claude-opus-4-6 throttled tier, dc1/qwen3-32b throttled tier,'
 	  . ' rule declined candidate, extract declined',
 	'down the chain');
+is_trace('steps', undef, 'LL001 rule declined candidate, extract declined',
+	'the next call asks nobody who is throttled');
+like( sql(q{SELECT string_agg(concat_ws(' ', step, model, verdict, reason), ', ')
+		FROM llm_explain('Hi', 'steps')}),
+	qr{^gpt-5 out throttled until \d\d:\d\d:\d\d, gpt-5 out [^,]*, claude-opus-4-6 out [^,]*, qwen3-32b out [^,]*, 1 rule ready, 2 extract ready$},
+	'... as llm_explain says');
+forget($node);
+sql(trace_of('steps'));
+forget($node);
 is( sql(q{SELECT string_agg(concat_ws('/', tier, provider, region, model), ' ' ORDER BY step)
 		FROM llm_explain('Hi', 'steps')}),
 	sql(q{SELECT string_agg(concat_ws('/', a.tier, a.provider, a.region, a.model), ' ' ORDER BY n)
@@ -273,20 +283,30 @@ is( run_sql($node, "SELECT llm_complete('One is. Two is longer. Three ends it.')
 	'a tier without a model');
 
 # Not allowed to: by parameter and by setting.
+forget($node);
 my $strict = 'LL001 us/gpt-5 throttled candidate, eu/gpt-5 throttled candidate, us/claude-opus-4-6 throttled';
 is_trace('steps', 'allow_degraded => false', $strict, 'allow_degraded => false');
+forget($node);
 is(undone('SET LOCAL llm_failover.allow_degraded = off', trace_of('steps')), $strict, 'llm_failover.allow_degraded = off');
 is(undone('SET LOCAL llm_failover.allow_degraded = off', trace_of('steps', 'allow_degraded => true')) =~ /extract/,
 	1, 'the parameter wins');
 is(sql(q{SELECT count(*) FROM llm_explain(tier => 'steps', allow_degraded => false)}), 3, 'llm_explain stays in the tier too');
 
-# 5. The error, in SQL and in llm_last().
+# 5. The error, in SQL and in llm_last(): of a call that has found out for
+# itself, and of one that knows.
+forget($node);
 my $failed = psql_error($node, "SELECT llm_complete('Hi', 'steps', allow_degraded => false)", 'LL001', qr/^no model could answer$/);
 my $throttled = qr/429 throttled after \d+ ms\./;
 like( $failed->{detail},
 	qr{^1\. openai/us/gpt-5: $throttled 2\. openai/eu/gpt-5: $throttled 3\. anthropic/us/claude-opus-4-6: $throttled The first may be asked again at \d\d:\d\d:\d\d\.$},
 	'its detail');
-is($failed->{hint}, q{See SELECT * FROM llm_explain(tier => 'steps').}, 'its hint');
+is($failed->{hint}, q{See SELECT * FROM llm_status.}, 'its hint');
+$failed = psql_error($node, "SELECT llm_complete('Hi', 'steps', allow_degraded => false)", 'LL001', qr/^no model could answer$/);
+my $kept_away = join ' ', map { qr{Not asked: $_: throttled until \d\d:\d\d:\d\d\.} }
+  'openai/us/gpt-5', 'openai/eu/gpt-5', 'anthropic/us/claude-opus-4-6';
+like($failed->{detail}, qr{^$kept_away openai/us/gpt-5 may be asked at \d\d:\d\d:\d\d\.$}, 'the detail of the next one');
+is($failed->{hint}, q{See SELECT * FROM llm_status.}, 'its hint');
+forget($node);
 $session->run("SELECT llm_complete('Hi', 'steps', allow_degraded => false)");
 is( sql(q{SELECT answer, provider, degraded, attempts, error, error_code, jsonb_array_length(trace), cost FROM llm_last()}),
 	'||f|3|no model could answer|LL001|3|0', 'llm_last() after an error');
@@ -307,7 +327,7 @@ break_down('rate_limit', 'eu', 'ant');
 sql("SELECT llm_respond('this is private', 'steps', on_error => 'null')");
 sql("SET llm_failover.log_failovers = off; SELECT llm_respond('Hi', 'steps', on_error => 'null'); RESET llm_failover.log_failovers");
 my $log = slurp_file($node->logfile, $mark);
-my @lines = grep { /llm_failover:/ } split /\n/, $log;
+my @lines = grep { /llm_failover: tier/ } split /\n/, $log;
 is(scalar @lines, 2, 'two calls failed over');
 like($lines[0],
 	qr{\] LOG:  llm_failover: tier "steps" answered by openai/eu/gpt-5 after 2 attempts: openai/us/gpt-5 overloaded 503 \d+ ms$}, 'answered');
@@ -406,7 +426,10 @@ $sim->set('us', keys => ['sk-openai_us-2']);
 is( join('|', row_of($node, q{SELECT ok,
 		error LIKE '401 auth after % ms (Incorrect API key provided%', hint FROM llm_check('openai', 'us', 'gpt-5')})),
 	"f|t|Replace the secret file:$keys/openai_us.", 'llm_check of an old key');
-like(sql(trace_of('steps')), qr{^us/gpt-5 auth candidate, us/claude}, 'its provider is left alone');
+is_trace('steps', undef, 'eu/gpt-5 ok', 'its region is left alone, one with a key of its own is not');
+forget($node);
+is_trace('steps', undef, 'us/gpt-5 auth candidate, eu/gpt-5 ok', '... also by a call that has to find out');
+is_trace('steps', undef, 'eu/gpt-5 ok', '... and by the next one');
 write_key('openai_us', 'sk-openai_us-2');
 is_trace('steps', undef, 'us/gpt-5 ok', 'the new key is used at once');
 is(sql('SELECT provider, region, model, ok, error, hint FROM llm_check($$openai$$) ORDER BY 2, 3'),

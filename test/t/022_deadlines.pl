@@ -33,6 +33,7 @@ $node->safe_psql(
 });
 
 my $session = llm_session($node);
+forget_on_change($node, $sim);
 my $text = 'One is short. Two is longer. Three ends it.';
 
 # How a call ends: its SQLSTATE or who answered, then its attempts with their
@@ -184,6 +185,17 @@ foreach my $template (sort keys %status)
 	is($sim->count('a') - $before, 2, '... and no more');
 	$sim->clear;
 }
+
+# Of all calls together: a fifth of the requests of ten seconds, and three.
+$before = $sim->count('a');
+$sim->behave({ template => 'conflict' });
+my $many = $session->run(q{SELECT sum(r.attempts)
+	FROM generate_series(1, 20) g, llm_respond('Hi ' || g, 'alone', on_error => 'null') r});
+is($sim->count('a') - $before, $many->{out}, 'the trace of 20 calls hides no request');
+cmp_ok($many->{out}, '>=', 20 + 3, '... there are retries');
+cmp_ok($many->{out} - 20, '<=', (3 + 0.2 * $many->{out}) * (1 + int($many->{seconds} / 10)),
+	'... as far as the budget goes');
+$sim->clear;
 $sim->behave({ template => 'overloaded', headers => { 'retry-after' => '1' } }, times => 1);
 like(call('alone'), qr{^m1 r1/m1 overloaded 503 .* retry, r1/m1 ok 200$}, 'a retry with a hint');
 cmp_ok(gap('a'), '>=', 1, '... comes no earlier than that');
@@ -197,12 +209,13 @@ like(
 is($sim->count('a') - $before, 1, '... none at all');
 $sim->clear;
 
-# Seconds between the end of the last but one request and the last one.
+# Seconds between the last two requests: from the moment that the first one was
+# read, as its answer cannot have been earlier.
 sub gap
 {
 	my ($listener) = @_;
 	my @log = ($sim->log($listener))[ -2, -1 ];
-	return $log[1]{received} - $log[0]{ended} + 0.005;
+	return $log[1]{received} - $log[0]{read} + 0.005;
 }
 
 # 4. Retry-After. Others answer at once; it is waited for when there is nobody.
@@ -236,6 +249,16 @@ foreach my $hint (
 	cmp_ok(gap('a'), '>=', $wait, "... nothing reaches the target before $wait s");
 	$sim->clear;
 }
+
+# So does the next call, which knows it: nothing is sent before.
+$sim->behave({ template => 'rate_limit', retry_after => 2 }, listener => 'a', times => 1);
+$before = $sim->count('a');
+like(call('alone', timeout => '1 s'), qr{^LL001 r1/m1 throttled 429 \(.* in 2s\.\)$},
+	'a call that has no time to wait');
+is(call('alone'), 'm1 r1/m1 ok 200', 'the next one waits, and asks once');
+is($sim->count('a') - $before, 2, '... in all');
+cmp_ok(gap('a'), '>=', 2, '... not before its time');
+$sim->clear;
 
 # The chain is used up first, and not walked again.
 $sim->behave({ template => 'rate_limit', retry_after => 1 }, times => 4);

@@ -39,6 +39,7 @@ sub configure
 configure('postgres', @dialects);
 
 my $session = llm_session($node);
+forget_on_change($node, $sim);
 
 sub sql
 {

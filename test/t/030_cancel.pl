@@ -1,6 +1,7 @@
 # 030_cancel.pl: whatever a call is waiting for, Ctrl-C, statement_timeout and
 # pg_terminate_backend() end it at once; the session goes on as if nothing had
-# been, and nothing is left behind: no descriptor, thread, memory or request.
+# been, and nothing is left behind: no descriptor, thread, memory or request, in
+# shared memory no place in flight, and no blame.
 #
 # How long it took is printed, the aim being 50 ms. What is demanded is a bound
 # that a busy machine keeps.
@@ -82,6 +83,7 @@ foreach my $phase (map { $_->{tier} } @phases)
 	  map { describe($_, $took{$phase}{$_}) } qw(cancel timeout terminate);
 }
 no_request_left();
+is_not_in_flight();
 
 # A thread that resolves cannot be ended, but there are few of them.
 SKIP:
@@ -105,14 +107,22 @@ $victim->quit;
 	$session->run(q{CREATE TEMP SEQUENCE cancelled});
 	cancel_calls($session, 150);
 	is_alive($session, 'after a warm-up');
+	forget($node);
+	$session->run('SELECT llm_stat_reset()');
 	my %before = holdings($session);
 	my $began = time;
 	my $cancelled = cancel_calls($session, $CANCELS);
 	note sprintf '%d calls cancelled in %.1f s', $cancelled, time - $began;
 	cmp_ok($cancelled, '>=', $CANCELS, "$CANCELS calls were cancelled");
+	is_not_in_flight();
+	# look-ups may fail when they are not cancelled in time
+	is( $session->run(q{SELECT string_agg(concat_ws(' ', provider, state, calls), ', ')
+			FROM llm_status WHERE (state <> 'closed' OR failures > 0)
+			AND provider <> 'p-brief'})->{out},
+		'p-retry-after throttled 1', 'nobody is blamed, and who throttles was asked once');
 	is_alive($session, "after $CANCELS cancelled calls");
 	my %after = holdings($session);
-	is($after{$_}, $before{$_}, "no $_ leaked")
+	cmp_ok($after{$_}, '<=', $before{$_}, "no $_ leaked")
 	  for grep { defined $before{$_} } 'descriptors', 'threads', 'contexts';
 	foreach my $what (grep { defined $before{$_} } 'memory', 'context_kb')
 	{
@@ -121,6 +131,43 @@ $victim->quit;
 	}
 	$session->quit;
 	no_request_left();
+}
+
+# A trial of a half-open breaker is cancelled: that blames nobody, and leaves its
+# place to the next one.
+{
+	add_phase_tier('trial');
+	add_phase_provider({}, 'trial');
+	$node->safe_psql(
+		'postgres', q{
+		UPDATE llm_provider SET breaker_half_open_calls = 1 WHERE name = 'p-trial';
+		SELECT llm_breaker_open('p-trial', duration => '1 ms')});
+	my $rule = $sim->behave({ hang => \1 }, model => 'trial');
+	my $call = q{SELECT llm_complete('Hello', 'trial')};
+	my $reason = q{SELECT reason FROM llm_explain(tier => 'trial')};
+	my $trials = 'provider breaker half-open, %d of 1 trials under way';
+
+	$node->poll_query_until('postgres', $reason, sprintf $trials, 0)
+	  or die 'the breaker is not half-open';
+	foreach my $how ('cancel', 'terminate', 'finish')
+	{
+		my $session = new_session();
+		my $requests = $sim->count('a');
+		$session->run("SET statement_timeout = '1 s'") if $how eq 'finish';
+		$session->start($call);
+		$sim->wait_for(requests => $requests + 1, listener => 'a');
+		is($node->safe_psql('postgres', $reason), sprintf($trials, 1), 'a trial')
+		  unless $how eq 'finish';
+		$session->$how;
+		is_gone($session->pid) if $how eq 'terminate';
+		is($node->safe_psql('postgres', $reason),
+			sprintf($trials, 0), "$how: its place is free");
+		$session->quit;
+	}
+	$sim->unbehave($rule);
+	is($node->safe_psql('postgres', $call), 'a/trial: Hello', 'the next one answers');
+	like($node->safe_psql('postgres', $reason), qr/ramping/, 'and ends the opening');
+	$node->safe_psql('postgres', q{DELETE FROM llm_provider WHERE name = 'p-trial'});
 }
 
 # A cancel is an error like others: it can be caught, and undoes a savepoint.
@@ -197,6 +244,7 @@ $victim->quit;
 	$sim->wait_for(in_progress => 3, listener => 'a');
 	is_ended($session->terminate, '57P01', 'terminate', 'llm_check');
 	no_request_left();
+	is_not_in_flight();
 	$node->safe_psql('postgres', 'UPDATE llm_provider SET enabled = true');
 	note 'llm_check    ', join ', ',
 	  map { describe($_, $took{llm_check}{$_}) } qw(cancel terminate);
@@ -339,12 +387,13 @@ sub call
 	return "SELECT llm_complete($prompt, '$phase->{tier}')";
 }
 
-# Starts a call and returns when it is in its phase.
+# Starts a call, as if it was the first, and returns when it is in its phase.
 sub start_call
 {
 	my ($session, $phase) = @_;
 	my $requests = $sim->count('a');
 
+	forget($node);
 	$session->start(call($phase));
 	if ($phase->{builtin})
 	{
@@ -391,6 +440,14 @@ sub no_request_left
 		$sim->wait_for(listener => 'a', max_in_progress => 0, timeout => 10);
 	} // $sim->counts('a');
 	return is($counts->{in_progress}, 0, 'no request is left with a provider');
+}
+
+# Nor is one still counted.
+sub is_not_in_flight
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return is($node->safe_psql('postgres', 'SELECT sum(in_flight) FROM llm_status'),
+		0, 'nothing is left in flight');
 }
 
 # Says whether a process ends within our patience.
@@ -488,8 +545,11 @@ sub cancel_calls
 					BEGIN
 						PERFORM llm_complete(CASE tier WHEN 'extract'
 							THEN long ELSE short END, tier);
-					EXCEPTION WHEN query_canceled THEN
-						PERFORM nextval('cancelled');
+					EXCEPTION
+						WHEN query_canceled THEN
+							PERFORM nextval('cancelled');
+						WHEN SQLSTATE 'LL001' THEN
+							NULL;    -- a look-up has failed: there is none for a while
 					END;
 				END LOOP;
 			END \$\$});

@@ -40,10 +40,12 @@ sub add_alone
 	return;
 }
 
-# A call to that tier: the one attempt, with provider and error of the call.
+# A call to that tier, by which the server learns of it: the one attempt, with
+# provider and error of the call.
 sub ask
 {
 	my ($tier) = @_;
+	forget($node);
 	my $result = $session->run(
 		"SELECT json_build_object('provider', provider, 'error', error, 'code', error_code,"
 		  . " 'attempt', trace -> 0) FROM llm_respond('Hello', '$tier', on_error => 'null')"

@@ -79,6 +79,7 @@ track_activity_query_size = 100kB
 });
 $node->reload;
 my $session = llm_session($node);
+forget_on_change($node, $sim);
 $session->run("SET client_min_messages = debug5");
 my $said = '';    # all that a client was told
 my $pieces;       # of keys

@@ -173,6 +173,7 @@ $node->safe_psql('postgres',
 	"ALTER SYSTEM SET llm_failover.ca_file = '" . $sim->ca_file . "'");
 $node->reload;
 my $session = llm_session($node);
+forget_on_change($node, $sim);
 
 # Where a place is, by either protocol.
 sub base_url

@@ -26,10 +26,12 @@ add_tier($node, 'https', max_attempts => 1);
 add_provider($node, $sim, 'a', tier => 'http');
 add_provider($node, $sim, 's', tier => 'https');
 
-# One call to a tier: the attempt, with the provider that answered.
+# One call to a tier, by which the server learns of it: the attempt, with the
+# provider that answered.
 sub ask
 {
 	my ($tier) = @_;
+	forget($node);
 	my $result = $session->run("SELECT jsonb_build_object('answered_by', provider)"
 		  . " || (trace -> 0) FROM llm_respond('Hello', '$tier', on_error => 'null')");
 	die $result->{err} if defined $result->{sqlstate};

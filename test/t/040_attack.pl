@@ -75,7 +75,7 @@ subtest 'memory of attempts' => sub {
 	$session->run(q{SET client_min_messages = warning; BEGIN;
 		DELETE FROM llm_route WHERE provider = 'b';
 		UPDATE llm_tier SET max_attempts = 12 WHERE name = 'default';
-		INSERT INTO llm_region(provider, name) SELECT 'a', 'r' || i FROM generate_series(1, 6) i});
+		INSERT INTO llm_region(provider, name) SELECT 'a', 'r' || i FROM generate_series(1, 12) i});
 	is( $session->run(q{SELECT attempts FROM llm_respond('Hello', on_error => 'null')})->{out},
 		12, 'twelve attempts');
 	my ($kb) = $session->run(q{
@@ -243,6 +243,9 @@ subtest 'storm' => sub {
 		ok(IPC::Run::finish($one->{run}), $one->{name}) or diag ${ $one->{out} };
 	}
 	$sim->unbehave($_) for @rules;
+	is($node->safe_psql('postgres', 'SELECT sum(in_flight) FROM llm_status'),
+		0, 'nothing is left in flight');
+	forget($node);
 	is($node->safe_psql('postgres', q{SELECT answer FROM llm_respond('Hello')}),
 		'a/model-a: Hello', 'a call afterwards');
 };
@@ -265,6 +268,8 @@ subtest 'kill -9' => sub {
 	$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()');
 	is($node->safe_psql('postgres', q{SELECT llm_complete('Hello')}),
 		'a/model-a: Hello', 'the server answers again');
+	is($node->safe_psql('postgres', 'SELECT sum(in_flight) FROM llm_status'),
+		0, 'and nothing is left in flight');
 	$sim->unbehave($rule);
 };
 

@@ -63,7 +63,7 @@ subtest 'throttled' => sub {
 	$sim->behave({ template => 'rate_limit', retry_after => 3600 }, times => 1);
 	psql_ok($node, $call, 'is told to wait');
 	is(status(q{state, reason, until > now() + '50 min'}),
-		'throttled|throttled|t', 'until it may be asked again');
+		'throttled|target throttled|t', 'until it may be asked again');
 	like(
 		psql_ok($node, 'SELECT ok, targets_open, reason FROM llm_health'),
 		qr{^f\|0\|no provider of tier "t" is admitted: a/default/m \(throttled until \d\d:\d\d:\d\d\)$},

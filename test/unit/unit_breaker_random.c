@@ -50,6 +50,7 @@ typedef struct Held
 	bool		permit;
 	bool		probe;
 	bool		silent;
+	bool		in_run;			/* silent since the last success */
 	int64		generation;
 	int			since;			/* number of the event */
 } Held;
@@ -141,7 +142,7 @@ open_model_by_failures(Usec retry_after)
 }
 
 static bool
-is_bad(int nsilent)
+is_bad(int nsilent, int nrun)
 {
 	Usec		width = config.window / WINDOW_BUCKETS;
 	int64		newest = Max(now, model.newest) / width;
@@ -159,7 +160,7 @@ is_bad(int nsilent)
 		failures += result->failed;
 		slow += result->slow;
 	}
-	return model.consecutive + nsilent >= config.consecutive ||
+	return model.consecutive + nrun >= config.consecutive ||
 		(calls >= config.min_calls &&
 		 (failures >= config.failure_rate * calls ||
 		  (config.slow_call > 0 && slow >= config.slow_rate * calls)));
@@ -175,14 +176,32 @@ count_silent(void)
 	return n;
 }
 
+static int
+count_run(void)
+{
+	int			n = 0;
+
+	for (int i = 0; i < HELD; i++)
+		n += held[i].silent && held[i].in_run &&
+			held[i].generation == model.generation;
+	return n;
+}
+
+static void
+end_run(void)
+{
+	for (int i = 0; i < HELD; i++)
+		held[i].in_run = false;
+}
+
 static bool
 open_model_if_bad(Usec retry_after)
 {
 	bool		silent;
 
-	if (!is_bad(count_silent()))
+	if (!is_bad(count_silent(), count_run()))
 		return false;
-	silent = !is_bad(0);
+	silent = !is_bad(0, 0);
 	open_model_by_failures(retry_after);
 	model.silent = silent;
 	return true;
@@ -266,6 +285,7 @@ happen_success(Held *attempt)
 	if (admits() && own)
 	{
 		attempt->silent = false;
+		end_run();
 		model_record(false, slow);
 		open_model_if_bad(0);
 	}
@@ -306,7 +326,7 @@ happen_silence(Held *attempt)
 		return change;
 	if (admits())
 	{
-		attempt->silent = true;
+		attempt->silent = attempt->in_run = true;
 		model_failure(0);
 	}
 	else if (model.state == BREAKER_HALF_OPEN && attempt->permit)
@@ -516,6 +536,7 @@ check_view(const char *what)
 		  what, view.permits, model.permits, view.until, model.until);
 	model = stored;
 	CHECK(breaker.silent == count_silent() &&
+		  breaker.silent_run == count_run() &&
 		  breaker.consecutive == model.consecutive,
 		  "%s: %d silent, %d in a row, not %d", what, breaker.silent,
 		  breaker.consecutive, model.consecutive);

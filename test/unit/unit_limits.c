@@ -434,15 +434,15 @@ test_network_ours(void)
 {
 	begin_network();
 	network_reached(&network, NOW - 1);
-	CHECK(!network_is_down(&network, 1, NOW), "no pause yet");
+	CHECK(!network_pause(&network, 1, NOW), "no pause yet");
 	CHECK(!fails(1, NOW) && !fails(1, NOW + SEC) && nmine == 0, "one host");
 	CHECK(fails(2, NOW + SEC + 1), "two hosts");
 	CHECK(nmine == 2 && is_mine(1) && is_mine(2), "both are ours");
-	CHECK(network_is_down(&network, 1, NOW + SEC + 1) &&
-		  network_is_down(&network, 2, NOW + SEC + 1), "a pause for both");
-	CHECK(!network_is_down(&network, 3, NOW + SEC + 1), "and no other");
-	CHECK(network_is_down(&network, 2, NOW + SEC + NETWORK_PAUSE), "still");
-	CHECK(!network_is_down(&network, 2, NOW + SEC + 1 + NETWORK_PAUSE), "over");
+	CHECK(network_pause(&network, 1, NOW + SEC + 1) &&
+		  network_pause(&network, 2, NOW + SEC + 1), "a pause for both");
+	CHECK(!network_pause(&network, 3, NOW + SEC + 1), "and no other");
+	CHECK(network_pause(&network, 2, NOW + SEC + NETWORK_PAUSE), "still");
+	CHECK(!network_pause(&network, 2, NOW + SEC + 1 + NETWORK_PAUSE), "over");
 	CHECK(fails(2, NOW + SEC + 2 + NETWORK_PAUSE) && nmine == 2,
 		  "after the pause one is enough to begin another");
 	CHECK(!fails(2, NOW + 9 * SEC) && nmine == 0, "long after it is not");
@@ -450,7 +450,7 @@ test_network_ours(void)
 	begin_network();
 	CHECK(!fails(1, NOW) && fails(2, NOW + 1), "two hosts again");
 	network_reached(&network, NOW + 2);
-	CHECK(!network_is_down(&network, 1, NOW + 3), "an answer ends the pause");
+	CHECK(!network_pause(&network, 1, NOW + 3), "an answer ends the pause");
 
 	begin_network();
 	CHECK(!fails(1, 1) && fails(2, 2), "nobody was ever reached");
@@ -475,7 +475,7 @@ test_network_theirs(void)
 	network_reached(&network, NOW + SEC / 2);
 	CHECK(!fails(2, NOW + SEC), "an answer in between");
 	CHECK(!fails(1, NOW + SEC + 1), "still within the window");
-	CHECK(!network_is_down(&network, 1, NOW + SEC), "no pause");
+	CHECK(!network_pause(&network, 1, NOW + SEC), "no pause");
 	CHECK(!fails(2, NOW + 2 * SEC), "still");
 	CHECK(fails(1, NOW + 3 * SEC), "two seconds without any answer");
 

@@ -52,6 +52,11 @@ class Rules(SimTest):
                          [200, 500, 500, 200])
         self.assertEqual(self.admin("GET", "/rules")[0]["uses"], 2)
 
+    def test_every(self):
+        self.behave({"status": 500}, after=1, every=3)
+        self.assertEqual([self.ask().status for _ in range(8)],
+                         [200, 200, 200, 500, 200, 200, 500, 200])
+
     def test_probability(self):
         self.behave({"status": 500}, probability=0.5)
         with self.client() as client:
@@ -79,8 +84,8 @@ class Rules(SimTest):
             self.assertIn("behaviour", self.refused(
                 "POST", "/rules", {"behaviour": behaviour})
                 + " behaviour" * ("template" in behaviour))
-        for rule in ({"match": {"modle": "x"}}, {"times": -1}, {"x": 1}, 7,
-                     {"match": {"prompt": "("}},
+        for rule in ({"match": {"modle": "x"}}, {"times": -1}, {"every": 0}, 7,
+                     {"x": 1}, {"match": {"prompt": "("}},
                      {"match": {"model": "m"}, "behaviour": {"early": True}}):
             self.refused("POST", "/rules", rule)
         self.refused("POST", "/listener/a", {"mode": "sideways"})
@@ -111,6 +116,14 @@ class Records(SimTest):
         self.assertEqual(self.log(listener="a"), [a])
         self.assertEqual(self.log(limit=1), [b])
         self.assertEqual(self.log(model="m9"), [])
+
+    def test_times(self):
+        self.ask()
+        self.ask(name="b")
+        self.assertEqual(self.admin("GET", "/times"),
+                         [entry["received"] for entry in self.log()])
+        self.assertEqual(self.admin("GET", "/times?listener=b"),
+                         [self.log()[1]["received"]])
 
     def test_counts(self):
         self.ask()
