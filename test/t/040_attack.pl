@@ -250,6 +250,30 @@ subtest 'storm' => sub {
 		'a/model-a: Hello', 'a call afterwards');
 };
 
+# One caller's own doing is no reason to keep all others away from a model.
+subtest 'shutting a model for others' => sub {
+	my $ask = sub {
+		my ($args) = @_;
+		return $node->safe_psql('postgres', qq{
+			SET ROLE visitor;
+			SELECT llm_complete('Hello'$args, on_error => 'null') FROM generate_series(1, 6);
+			RESET ROLE;
+			SELECT string_agg(DISTINCT state, '') FROM llm_status WHERE provider = 'a' AND state <> 'disabled'}) =~ /(\w+)$/ ? $1 : '';
+	};
+
+	forget($node);
+	my $rule = $sim->behave({ text => '', finish => 'length' }, listener => 'a');
+	is($ask->(', max_tokens => 5'), 'closed', 'too few tokens for an answer');
+	$sim->unbehave($rule);
+
+	forget($node);
+	$rule = $sim->behave({ template => 'model_not_found' }, listener => 'a');
+	is($ask->(q{, params => '{"user": "nobody"}'}), 'closed', 'parameters that may be what is not found');
+	is($ask->(''), 'open', 'without them it is the model');
+	$sim->unbehave($rule);
+	forget($node);
+};
+
 unlike(slurp_file($node->logfile),
 	qr/was terminated by signal|PANIC|TRAP|reference leak|still referenced/,
 	'nothing crashed or leaked');
@@ -266,6 +290,7 @@ subtest 'kill -9' => sub {
 	kill 'KILL', $pid;
 	eval { $session->finish };
 	$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()');
+	forget($node);    # what was stored may be a second old
 	is($node->safe_psql('postgres', q{SELECT llm_complete('Hello')}),
 		'a/model-a: Hello', 'the server answers again');
 	is($node->safe_psql('postgres', 'SELECT sum(in_flight) FROM llm_status'),
