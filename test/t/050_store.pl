@@ -303,7 +303,10 @@ $node->stop;
 my $full = llm_node('full', conf => "max_worker_processes = 2\n");
 configure($full);
 my $parallel = llm_session($full);
-$parallel->run('SET force_parallel_mode = on');
+# the setting has another name from 16 on
+$parallel->run(
+	q{SELECT set_config(name, 'on', false) FROM pg_settings
+	   WHERE name IN ('force_parallel_mode', 'debug_parallel_query')});
 $parallel->start('SELECT pg_sleep(1000)');
 $full->poll_query_until('postgres',
 	q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'parallel worker'}
