@@ -169,7 +169,7 @@ run(int process, int candidates, const char *strategy)
 	_exit(0);
 }
 
-/* Measures n processes at once; returns the median of theirs. */
+/* Measures n processes at once; gives back the mean of theirs. */
 static void
 measure_processes(int processes, int candidates, const char *strategy,
 				  double *pick, double *attempt)

@@ -100,7 +100,7 @@ COMMENT ON COLUMN llm_tier.fallback IS
 COMMENT ON COLUMN llm_tier.enabled IS
 'serves calls itself; false = they go on to fallback';
 COMMENT ON COLUMN llm_tier.strategy IS
-'how candidates of equal position share calls: weighted (by weight), latency (the faster of two), least_busy (fewest calls under way) or cost (the cheapest)';
+'how candidates of equal position share calls: weighted (by weight), latency (the faster of two drawn by weight), least_busy (fewest calls under way) or cost (the cheapest)';
 COMMENT ON COLUMN llm_tier.timeout IS
 'duration of a whole call at most, up to 1 day';
 COMMENT ON COLUMN llm_tier.attempt_timeout IS

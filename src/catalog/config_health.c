@@ -327,12 +327,12 @@ warn_of_full_table(void)
 				 errmsg("llm_failover has no shared memory left for the health of some targets"),
 				 errdetail("All %d cells are in use. What is beyond is known to each session alone.",
 						   llm_max_cells),
-				 errhint("Raise llm_failover.max_cells.")));
+				 errhint("Increase llm_failover.max_cells and restart.")));
 	else
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("llm_failover has no shared memory left for another database"),
 				 errdetail("All %d are in use. Breakers of this database are not kept over a restart.",
 						   llm_max_databases),
-				 errhint("Raise llm_failover.max_databases.")));
+				 errhint("Increase llm_failover.max_databases and restart.")));
 }

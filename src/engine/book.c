@@ -198,11 +198,13 @@ try_book(Try *try, const Attempt *attempt, const Reply *reply, Usec now)
 }
 
 /*
- * Gives up an attempt that is under way, blaming nobody: another one has
- * answered, or the call has failed. Its input is counted all the same.
+ * Gives up an attempt that is under way. It blames nobody, unless another has
+ * answered meanwhile (`outrun`) and this one was silent for longer than is
+ * usual: else hedges would hide for good that a provider hangs. Its input is
+ * counted all the same.
  */
 void
-try_cancel(Try *try, Usec now)
+try_cancel(Try *try, bool outrun, Usec now)
 {
 	Call	   *call = try->call;
 	Attempt    *attempt = call_add_attempt(call, try->tier, try->candidate,
@@ -219,6 +221,14 @@ try_cancel(Try *try, Usec now)
 	if (!cost_add_abandoned(&call->cost, try->candidate->route->model,
 							&call->router.needs.estimate))
 		call->cost_known = false;
+	if (outrun && health_is_overdue(&try->reservation, now))
+	{
+		result.kind = RESULT_FAILURE;
+		result.scope = CELL_TARGET;
+		result.failed = true;
+		result.reason = psprintf("silent for " INT64_FORMAT " ms",
+								 attempt->ms);
+	}
 	health_settle(&try->reservation, &result, now);
 	try_release(try);
 }

@@ -6,11 +6,13 @@
  *	NEW			call_start				ROUTING
  *	ROUTING		a provider's candidate	SENDING
  *	ROUTING		a builtin candidate		LOCAL
- *	ROUTING		only a later retry		PAUSED
+ *	ROUTING		somebody, but later		PAUSED
  *	ROUTING		nobody is left			ENDED
  *	SENDING		an answer, a refusal	ENDED
  *	SENDING		any other outcome		ROUTING, or SENDING while another runs
  *	SENDING		silence					SENDING, to a second one as well
+ *	SENDING		a trial's silence,
+ *				nobody beside it		ROUTING
  *	LOCAL		an answer				ENDED
  *	LOCAL		declined				ROUTING
  *	PAUSED		wake					SENDING or ROUTING
@@ -104,7 +106,7 @@ end_call(Call *call, Usec now)
 {
 	for (int i = 0; i < MAX_TRIES; i++)
 		if (try_is_running(&call->tries[i]))
-			try_cancel(&call->tries[i], now);
+			try_cancel(&call->tries[i], false, now);
 	call->ended = now;
 	call_set_state(call, CALL_ENDED);
 	call_book(call);
@@ -252,7 +254,7 @@ cancel_loser(Try *winner, Usec now)
 
 	if (loser == NULL)
 		return;
-	try_cancel(loser, now);
+	try_cancel(loser, true, now);
 	answer = call->trace[call->ntrace - 2];
 	call->trace[call->ntrace - 2] = call->trace[call->ntrace - 1];
 	call->trace[call->ntrace - 2].next = "candidate";

@@ -51,7 +51,7 @@ extern OutcomeScope blamed_scope(const Candidate *candidate, Outcome outcome,
 								 TransferEnd end);
 extern void try_book(Try *try, const Attempt *attempt, const Reply *reply,
 					 Usec now);
-extern void try_cancel(Try *try, Usec now);
+extern void try_cancel(Try *try, bool outrun, Usec now);
 extern void call_book(const Call *call);
 
 /* follow.c */

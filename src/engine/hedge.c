@@ -27,12 +27,8 @@ suspect_at(const Try *try, Usec now)
 
 	if (try->call->spec.only || !try->reservation.held)
 		return USEC_NEVER;
-	patience = health_patience(&try->reservation);
-	if (patience > 0)
-		return now + patience;
-	/* nothing is known of the target: a trial may take as long as connecting */
-	return try->reservation.trial ?
-		now + try->tier->connect_timeout : USEC_NEVER;
+	patience = health_patience(&try->reservation, try->tier->connect_timeout);
+	return patience > 0 ? now + patience : USEC_NEVER;
 }
 
 /* Sets call->wake to the first of the times that are watched. */
@@ -67,7 +63,10 @@ set_silence_timers(Call *call, Usec now)
 	set_wake(call);
 }
 
-/* Says whether a target's breaker is open; while it is tried it is not. */
+/*
+ * Says whether a target's breaker has opened; while it is tried it is not. One
+ * that was opened by hand lets running work end.
+ */
 static bool
 breaker_is_open(const Try *try, Usec now)
 {
@@ -75,7 +74,7 @@ breaker_is_open(const Try *try, Usec now)
 
 	health_check(&try->candidate->target->health, 0, now, &check);
 	return check.verdict == HEALTH_OUT && check.why == WHY_BREAKER &&
-		check.until > 0;
+		check.until > 0 && !check.forced;
 }
 
 /*
@@ -92,13 +91,8 @@ is_lost(Try *try, Usec now)
 		try->suspect_at = USEC_NEVER;
 		health_silent(&try->reservation, now);
 	}
-	if ((suspect && try->reservation.trial) || breaker_is_open(try, now))
-	{
-		try->look_at = USEC_NEVER;
-		return true;
-	}
 	try->look_at = Min(try->suspect_at, now + LOOK_EVERY);
-	return false;
+	return (suspect && try->reservation.trial) || breaker_is_open(try, now);
 }
 
 /* Looks at the tries whose time it is. Returns one that is lost, or NULL. */
@@ -118,8 +112,8 @@ find_lost(Call *call, Usec now)
 }
 
 /*
- * Returns the candidate to ask beside one that is silent: another provider's
- * of the same tier, in good health; or NULL.
+ * Returns the candidate to ask beside one that is silent: another of the same
+ * tier, at a provider, in good health; or NULL.
  */
 static const Candidate *
 pick_second(Router *router, Usec now)
@@ -184,7 +178,7 @@ ask_second(Try *silent, bool for_free, Usec now)
 
 /*
  * Gives up a trial that was silent for too long, where nobody is there to be
- * asked beside it, and goes on down the chain.
+ * asked beside it but the fallback, and goes on down the chain.
  */
 static void
 give_up(Try *try, Usec now)
@@ -192,7 +186,7 @@ give_up(Try *try, Usec now)
 	Call	   *call = try->call;
 	Usec		silent = now - try->transfer->started;
 
-	try_cancel(try, now);
+	try_cancel(try, false, now);
 	call->trace[call->ntrace - 1].outcome = OUTCOME_TIMEOUT;
 	call->trace[call->ntrace - 1].error =
 		MemoryContextStrdup(call->context,
@@ -226,6 +220,7 @@ mind_silence(Call *call, Usec now)
 		return;
 	if (ask_second(lost ? lost : running_try(call), lost != NULL, now))
 		return;
-	if (lost && lost->reservation.trial && call_other_try(lost) == NULL)
+	if (lost && lost->reservation.trial && call_other_try(lost) == NULL &&
+		call->spec.allow_degraded && call->router.tier->fallback)
 		give_up(lost, now);
 }

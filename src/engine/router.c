@@ -57,7 +57,6 @@ router_revisit(Router *router, const Tier *tier)
 	if (router->tier != tier)
 		enter_tier(router, tier);
 	router->used_up = true;
-	router->attempts = 0;
 	router->needs.providers_off = NULL;
 	for (int i = 0; i < tier->ncandidates; i++)
 		router->states[i] = (CandidateState) {.barred = barred_tried};
@@ -119,18 +118,24 @@ end_outdated_trip(const Router *router, const Candidate *candidate,
 	return true;
 }
 
-/* Takes a pause of our own network for the verdict on a candidate. */
-static void
-check_network(const Candidate *candidate, Usec now, HealthCheck *check)
+/*
+ * Says whether a provider's candidate may be asked now for a request of so many
+ * tokens: by its health, and by that of our own network.
+ */
+void
+router_check(const Candidate *candidate, int64 tokens, Usec now,
+			 HealthCheck *check)
 {
-	Usec		until = network_pause(shared_network(),
-									  candidate->region->host, now);
+	Usec		until;
 
-	if (likely(until == 0) || check->verdict == HEALTH_OUT)
+	health_check(&candidate->target->health, tokens, now, check);
+	if (check->verdict == HEALTH_OUT)
 		return;
-	*check = (HealthCheck) {
-		.verdict = HEALTH_OUT, .why = WHY_NETWORK, .until = until,
-	};
+	until = network_pause(shared_network(), candidate->region->host, now);
+	if (unlikely(until > 0))
+		*check = (HealthCheck) {
+			.verdict = HEALTH_OUT, .why = WHY_NETWORK, .until = until,
+		};
 }
 
 /* Looks whether a candidate takes a call now. */
@@ -152,11 +157,10 @@ admit(Router *router, int i, Usec now)
 		return;
 	tokens = candidate->target->health.tpm == 0 ? 0 :
 		estimate_tokens(&router->needs.estimate, candidate->route->model);
-	health_check(&candidate->target->health, tokens, now, health);
+	router_check(candidate, tokens, now, health);
 	if (unlikely(health->verdict == HEALTH_OUT && health->sticky) &&
 		end_outdated_trip(router, candidate, health, now))
-		health_check(&candidate->target->health, tokens, now, health);
-	check_network(candidate, now, health);
+		router_check(candidate, tokens, now, health);
 }
 
 /* Looks at all candidates of the current tier and shares out its calls. */

@@ -72,6 +72,8 @@ extern void router_start(Router *router, const Config *config,
 extern bool router_next_tier(Router *router);
 extern void router_revisit(Router *router, const Tier *tier);
 extern void router_admit(Router *router, Usec now);
+extern void router_check(const Candidate *candidate, int64 tokens, Usec now,
+						 HealthCheck *check);
 extern const Candidate *router_pick(Router *router, Usec now);
 extern const Candidate *router_pick_retry(Router *router);
 extern const Candidate *router_first_chance(Router *router, bool own_limits,

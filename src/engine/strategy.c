@@ -252,15 +252,17 @@ static double
 wins_of(const Group *group, int i)
 {
 	double		mine = group->weights[i];
-	double		wins = mine >= 1 ? 1 : 0;
+	double		wins = 0;
 
+	if (mine >= 1)
+		return 1;
 	for (int j = 0; j < group->n && mine > 0; j++)
 	{
 		double		its = group->weights[j];
 		double		a;
 		double		b;
 
-		if (j == i || its <= 0)
+		if (j == i || its <= 0 || its >= 1)
 			continue;
 		a = load(group, i);
 		b = load(group, j);
@@ -288,6 +290,7 @@ weigh_latency(Group *group)
 	for (int i = 0; i < group->n; i++)
 		group->scratch[i] = wins_of(group, i);
 	memcpy(group->weights, group->scratch, group->n * sizeof(double));
+	normalise(group);
 }
 
 /* Says how many members of a group are ready, and how many are ramping. */

@@ -160,7 +160,7 @@ describe_failure(TransferState *state, CURLcode code)
 
 /*
  * Says whether somebody at the other end was there. A refused connection was
- * refused by somebody, unless that is the proxy.
+ * refused by somebody, unless that is the proxy of llm_failover.proxy.
  */
 static bool
 was_reached(TransferState *state)

@@ -118,7 +118,10 @@ retry_in_tier(Call *call, Usec now)
 	return false;
 }
 
-/* Says whether a provider's candidate of a later tier takes calls now. */
+/*
+ * Says whether a provider's candidate of a later tier may and can take this
+ * call now.
+ */
 static bool
 fallback_has_model(const Call *call, Usec now)
 {
@@ -130,11 +133,12 @@ fallback_has_model(const Call *call, Usec now)
 		tier = tier->fallback;
 		if (tier == NULL)
 			break;
-		for (int i = 0; tier->enabled && i < tier->ncandidates; i++)
+		for (int i = 0; i < tier->ncandidates; i++)
 		{
 			const Candidate *candidate = &tier->candidates[i];
 
-			if (candidate->target == NULL || candidate_disabled(candidate))
+			if (candidate->target == NULL ||
+				router_why_out(&call->router, candidate) != NULL)
 				continue;
 			health_check(&candidate->target->health, 0, now, &check);
 			if (check.verdict != HEALTH_OUT)
@@ -231,6 +235,7 @@ wait_for_later(Call *call, Usec now)
 		return false;
 	call->later.candidate = NULL;
 	router_revisit(&call->router, later.tier);
+	call->router.attempts = attempts_in_tier(call, later.tier);
 	pause_call(call, later.candidate, Max(later.at, now));
 	return true;
 }

@@ -4,7 +4,7 @@
  *	  back step by step.
  *
  *	from		on										to
- *	CLOSED		failures, or a trip						OPEN
+ *	CLOSED		failures, silence, slow calls			OPEN
  *	OPEN		its time has passed						HALF_OPEN
  *	HALF_OPEN	a trial fails							OPEN, for twice as long
  *	HALF_OPEN	a trial succeeds						RAMPING
@@ -14,6 +14,9 @@
  *	OPEN		success of an attempt whose silence
  *				had opened it, or of a probe			RAMPING
  *	CLOSED		breaker_begin_ramp()					RAMPING
+ *	not forced	breaker_trip()							OPEN, sticky
+ *	opened just
+ *	now			breaker_forgive()						CLOSED
  *	any			breaker_force_open()					OPEN, forced
  *	any			breaker_reset()							CLOSED
  *
@@ -25,8 +28,8 @@
  * allocates, throws, logs or reads a clock.
  *
  * Attempts hold a ticket with the generation of the breaker when they entered.
- * A change of state that is not a continuation (opening, half-opening, reset)
- * begins a new generation, and results of an older one change nothing: late
+ * A change of state that is not a continuation (opening, half-opening, lost
+ * permits, forgiveness, reset) begins a new generation, and results of an older one change nothing: late
  * failures do not open it again, late successes do not close it.
  *
  * Sources: M. Nygard, Release It!; resilience4j's CircuitBreaker; Envoy's

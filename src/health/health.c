@@ -20,6 +20,7 @@
 #define PATIENCE_FACTOR		3
 #define PATIENCE_MIN		(250 * USEC_MSEC)
 #define PATIENCE_MIN_TRIAL	(50 * USEC_MSEC)
+#define PATIENCE_DOUBLINGS	10
 
 /* All of this process's. */
 static dlist_head reservations = DLIST_STATIC_INIT(reservations);
@@ -61,6 +62,7 @@ check_of_view(const BreakerView *view, const BreakerConfig *config,
 			check.verdict = HEALTH_OUT;
 			check.until = view->until;
 			check.sticky = view->sticky;
+			check.forced = view->forced;
 			break;
 	}
 	return check;
@@ -349,16 +351,56 @@ health_release_all(void)
 		health_release(dlist_head_element(Reservation, node, &reservations));
 }
 
-Usec
-health_patience(const Reservation *reservation)
+/* Counts the trials in a row that have failed before this one. */
+static int
+failed_trials(const Reservation *reservation)
+{
+	int			most = 0;
+
+	for (int scope = 0; scope < HEALTH_SCOPES; scope++)
+	{
+		Cell	   *cell = reservation->cells[scope].cell;
+		BreakerView view;
+
+		if (cell == NULL || !reservation->tickets[scope].permit)
+			continue;
+		view = breaker_view(&cell->breaker, reservation->breaker,
+							reservation->started);
+		most = Max(most, view.trips - 1);
+	}
+	return Min(most, PATIENCE_DOUBLINGS);
+}
+
+/* Returns the usual longest duration at a reservation's target, or 0. */
+static Usec
+usual_longest(const Reservation *reservation)
 {
 	Cell	   *cell = reservation->cells[CELL_TARGET].cell;
-	Usec		p99 = cell ? latency_p99(&cell->latency) : 0;
 
-	if (p99 == 0)
-		return 0;
-	return reservation->trial ? Max(p99, PATIENCE_MIN_TRIAL) :
-		Max(PATIENCE_FACTOR * p99, PATIENCE_MIN);
+	return cell ? latency_p99(&cell->latency) : 0;
+}
+
+/*
+ * A target may have become slower than it ever was: each trial may take twice
+ * as long as the one before, so that one of them ends.
+ */
+Usec
+health_patience(const Reservation *reservation, Usec unknown)
+{
+	Usec		p99 = usual_longest(reservation);
+
+	if (reservation->trial)
+		return Max(p99 > 0 ? p99 : unknown, PATIENCE_MIN_TRIAL) <<
+			failed_trials(reservation);
+	return p99 > 0 ? Max(PATIENCE_FACTOR * p99, PATIENCE_MIN) : 0;
+}
+
+bool
+health_is_overdue(const Reservation *reservation, Usec now)
+{
+	Usec		p99 = usual_longest(reservation);
+
+	return p99 > 0 && now - reservation->started > p99;
 }
 
 bool

@@ -57,6 +57,7 @@ typedef struct HealthCheck
 	Usec		until;			/* OUT: when to look again; 0 = not known */
 	double		share;			/* admitted; 1 unless RAMPING */
 	bool		sticky;			/* OUT by a trip: see BreakerView */
+	bool		forced;			/* OUT by hand */
 } HealthCheck;
 
 typedef struct Reservation
@@ -76,7 +77,7 @@ typedef struct Reservation
 typedef enum HealthKind
 {
 	RESULT_SUCCESS,
-	RESULT_FAILURE,				/* of `scope`; wider scopes are alive */
+	RESULT_FAILURE,				/* of `scope` */
 	RESULT_TRIP,				/* as above, and it opens at once */
 	RESULT_THROTTLED,			/* put aside, but alive */
 	RESULT_ANSWERED,			/* says only that it is alive */
@@ -86,7 +87,8 @@ typedef enum HealthKind
 typedef struct HealthResult
 {
 	HealthKind	kind;
-	CellScope	scope;			/* of FAILURE, TRIP: whom it blames */
+	CellScope	scope;			/* of FAILURE, TRIP: whom it blames; a target's */
+								/* says that the wider ones are alive */
 	bool		failed;			/* counts in the statistics as failed */
 	bool		our_network;	/* FAILURE by network that is our own fault */
 	Usec		open_for;		/* TRIP */
@@ -113,6 +115,18 @@ extern void health_check(const HealthTarget *target, int64 tokens, Usec now,
 						 HealthCheck *check);
 
 /*
+ * Says whether nobody is let through for now. Where trials are under way, or a
+ * limit of ours is reached, some calls are.
+ */
+static inline bool
+health_is_shut(const HealthCheck *check)
+{
+	return check->verdict == HEALTH_OUT &&
+		(check->why == WHY_THROTTLED || check->why == WHY_NETWORK ||
+		 (check->why == WHY_BREAKER && check->until > 0));
+}
+
+/*
  * Reserves an attempt: permits, an in-flight slot, a request and its tokens.
  * False, and nothing held, when somebody was faster; then *check says why. With
  * `probe`, nothing can refuse it. `lease`: how long the attempt may take.
@@ -131,9 +145,13 @@ extern void health_release_all(void);
 
 /*
  * Returns after how long of silence an attempt is suspect: three times the
- * usual longest, for a trial once; 0 = nothing is known.
+ * usual longest; for a trial once that, or `unknown`, and twice as long with
+ * each trial that failed before it; 0 = nothing is known.
  */
-extern Usec health_patience(const Reservation *reservation);
+extern Usec health_patience(const Reservation *reservation, Usec unknown);
+
+/* Says whether an attempt has been under way for longer than is usual. */
+extern bool health_is_overdue(const Reservation *reservation, Usec now);
 
 /* Lets an attempt that has been silent for so long weigh as a failure. */
 extern void health_silent(Reservation *reservation, Usec now);

@@ -40,7 +40,7 @@ typedef struct Latency
 	pg_atomic_uint64 slice_number[LATENCY_SLICES];	/* time / LATENCY_SLICE */
 	pg_atomic_uint64 ewma;		/* and its time: see latency.c */
 	pg_atomic_uint32 p99;		/* ms, rounded up, recomputed now and then */
-	pg_atomic_uint32 samples;	/* since start */
+	pg_atomic_uint32 samples;	/* since the last reset */
 } Latency;
 
 /* With fewer samples than these nobody says what is usual. */
@@ -57,12 +57,12 @@ extern void latency_record(Latency *latency, Usec duration, Usec now);
 /* Notes one that failed: it may look slower for that, never faster. */
 extern void latency_note_failure(Latency *latency, Usec duration, Usec now);
 
-/* Forgets the total; the recent slices and the EWMA stay. */
+/* Forgets the total; the recent slices, the EWMA and the p99 stay. */
 extern void latency_reset(Latency *latency);
 
 /*
- * Fills out[i] with the percentile p[i] (0–1), of the last minute or since
- * start; false when there is no sample.
+ * Fills out[i] with the percentile p[i] (0–1), of the last minute or since the
+ * last reset; false when there is no sample.
  */
 extern bool latency_percentiles(const Latency *latency, bool recent,
 								const double *p, int n, Usec *out, Usec now);

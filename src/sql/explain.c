@@ -37,18 +37,6 @@ typedef struct Verdict
 } Verdict;
 
 /*
- * Says whether nobody is let through for now. Where trials are under way, or a
- * limit of ours is reached, some calls are.
- */
-static bool
-is_shut(const HealthCheck *check)
-{
-	return check->verdict == HEALTH_OUT &&
-		(check->why == WHY_THROTTLED || check->why == WHY_NETWORK ||
-		 (check->why == WHY_BREAKER && check->until > 0));
-}
-
-/*
  * Says whether a candidate would be asked. Where no provider of the chain
  * satisfies the residency, a call ends at once, so builtin models are out as
  * well.
@@ -70,7 +58,7 @@ judge(const Explanation *explanation, const Candidate *candidate)
 	if (admission->health.why == WHY_NONE)
 		return (Verdict) {"ready", NULL};
 	reason = health_in_words(candidate, &admission->health, explanation->now);
-	return (Verdict) {is_shut(&admission->health) ? "out" : "limited", reason};
+	return (Verdict) {health_is_shut(&admission->health) ? "out" : "limited", reason};
 }
 
 /* Adds a candidate's row. */

@@ -36,18 +36,6 @@ why_idle(const Config *config, const Candidate *candidate)
 }
 
 /*
- * Says that a breaker or the target's owner keeps calls away. What limits of
- * ours hold back for a moment is busy, not ill.
- */
-static bool
-is_shut(const Target *target, Usec now, HealthCheck *check)
-{
-	health_check(&target->health, 0, now, check);
-	return check->verdict == HEALTH_OUT &&
-		(check->why == WHY_BREAKER || check->why == WHY_THROTTLED);
-}
-
-/*
  * Says why a candidate of a provider is not admitted, or returns NULL when it
  * is.
  */
@@ -57,7 +45,10 @@ why_not_admitted(const Config *config, const Candidate *candidate, Usec now)
 	const char *why = why_idle(config, candidate);
 	HealthCheck check;
 
-	if (why == NULL && is_shut(candidate->target, now, &check))
+	if (why)
+		return why;
+	router_check(candidate, 0, now, &check);
+	if (health_is_shut(&check))
 		why = health_in_words(candidate, &check, now);
 	return why;
 }
@@ -133,8 +124,8 @@ count_targets(const Config *config, Usec now, int *targets, int *open)
 		if (works[i])
 		{
 			++*targets;
-			if (is_shut(&config->targets[i], now, &check) &&
-				check.why == WHY_BREAKER)
+			health_check(&config->targets[i].health, 0, now, &check);
+			if (health_is_shut(&check) && check.why == WHY_BREAKER)
 				++*open;
 		}
 }

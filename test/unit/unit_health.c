@@ -784,7 +784,7 @@ test_outdated(void)
 		  "nothing known, nothing refused");
 	expect(check_now(&nothing, 10, T0), HEALTH_READY, WHY_NONE, CELL_PROVIDER,
 		   0, "nothing known");
-	CHECK(health_patience(&held) == 0, "no patience known");
+	CHECK(health_patience(&held, 0) == 0, "no patience known");
 	CHECK(health_take_retry(&nothing, T0), "no budget");
 	health_silent(&held, T0);
 	health_settle(&held, &result, T0);
@@ -854,23 +854,23 @@ test_patience(void)
 	Usec		p99;
 
 	CHECK(reserve(&target, 0, T0, &held), "an attempt");
-	CHECK(health_patience(&held) == 0, "nothing is usual yet");
+	CHECK(health_patience(&held, 0) == 0, "nothing is usual yet");
 	for (int i = 0; i < 2 * LATENCY_MIN_SAMPLES; i++)
 		latency_record(&cell->latency, 10 * USEC_MSEC, T0);
-	CHECK(health_patience(&held) == 250 * USEC_MSEC, "a floor");
+	CHECK(health_patience(&held, 0) == 250 * USEC_MSEC, "a floor");
 	health_release(&held);
 	bring(&target, CELL_REGION, BREAKER_HALF_OPEN, T0);
 	CHECK(reserve(&target, 0, T0, &trial) && trial.trial, "a trial");
-	CHECK(health_patience(&trial) == 50 * USEC_MSEC, "a trial's floor");
+	CHECK(health_patience(&trial, 0) == 50 * USEC_MSEC, "a trial's floor");
 	for (int i = 0; i < 1000; i++)
 		latency_record(&cell->latency, 4 * USEC_SEC, T0 + i);
 	p99 = latency_p99(&cell->latency);
 	CHECK(p99 >= 38 * USEC_SEC / 10, "p99 is " INT64_FORMAT, p99);
-	CHECK(health_patience(&trial) == p99, "a trial: as long as usual");
+	CHECK(health_patience(&trial, 0) == p99, "a trial: as long as usual");
 	health_release(&trial);
 	breaker_reset(breaker_of(&target, CELL_REGION), T0);
 	CHECK(reserve(&target, 0, T0, &held), "an attempt");
-	CHECK(health_patience(&held) == 3 * p99, "three times as long");
+	CHECK(health_patience(&held, 0) == 3 * p99, "three times as long");
 	health_release(&held);
 }
 
