@@ -199,8 +199,8 @@ try_book(Try *try, const Attempt *attempt, const Reply *reply, Usec now)
 
 /*
  * Gives up an attempt that is under way. It blames nobody, unless another has
- * answered meanwhile (`outrun`) and this one was silent for longer than is
- * usual: else hedges would hide for good that a provider hangs. Its input is
+ * answered meanwhile (`outrun`) and this one was silent for so long that it
+ * would weigh as a failure: hedges must not hide that a provider hangs. Its input is
  * counted all the same.
  */
 void

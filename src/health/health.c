@@ -380,6 +380,15 @@ usual_longest(const Reservation *reservation)
 	return cell ? latency_p99(&cell->latency) : 0;
 }
 
+/* Returns how long any attempt may be silent; 0 = nothing is known. */
+static Usec
+patience(const Reservation *reservation)
+{
+	Usec		p99 = usual_longest(reservation);
+
+	return p99 > 0 ? Max(PATIENCE_FACTOR * p99, PATIENCE_MIN) : 0;
+}
+
 /*
  * A target may have become slower than it ever was: each trial may take twice
  * as long as the one before, so that one of them ends.
@@ -389,18 +398,18 @@ health_patience(const Reservation *reservation, Usec unknown)
 {
 	Usec		p99 = usual_longest(reservation);
 
-	if (reservation->trial)
-		return Max(p99 > 0 ? p99 : unknown, PATIENCE_MIN_TRIAL) <<
-			failed_trials(reservation);
-	return p99 > 0 ? Max(PATIENCE_FACTOR * p99, PATIENCE_MIN) : 0;
+	if (!reservation->trial)
+		return patience(reservation);
+	return Max(p99 > 0 ? p99 : unknown, PATIENCE_MIN_TRIAL) <<
+		failed_trials(reservation);
 }
 
 bool
 health_is_overdue(const Reservation *reservation, Usec now)
 {
-	Usec		p99 = usual_longest(reservation);
+	Usec		longest = patience(reservation);
 
-	return p99 > 0 && now - reservation->started > p99;
+	return longest > 0 && now - reservation->started >= longest;
 }
 
 bool

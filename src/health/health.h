@@ -150,7 +150,10 @@ extern void health_release_all(void);
  */
 extern Usec health_patience(const Reservation *reservation, Usec unknown);
 
-/* Says whether an attempt has been under way for longer than is usual. */
+/*
+ * Says whether an attempt has been under way for so long that its silence would
+ * be suspect.
+ */
 extern bool health_is_overdue(const Reservation *reservation, Usec now);
 
 /* Lets an attempt that has been silent for so long weigh as a failure. */

@@ -121,7 +121,7 @@ is( warnings_in_log($small,
 	'small: one warning');
 like(
 	slurp_file($small->logfile),
-	qr/HINT:  Raise llm_failover\.max_cells\./,
+	qr/HINT:  Increase llm_failover\.max_cells and restart\./,
 	'small: with a hint');
 
 # One cell is of a, one is whoever came first, and one breaker is a session's.
@@ -219,7 +219,7 @@ is( warnings_in_log($many,
 	'many: no slot is left');
 like(
 	slurp_file($many->logfile),
-	qr/HINT:  Raise llm_failover\.max_databases\./,
+	qr/HINT:  Increase llm_failover\.max_databases and restart\./,
 	'many: with a hint');
 $many->stop;
 

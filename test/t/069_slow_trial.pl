@@ -81,10 +81,11 @@ subtest 'hedged away' => sub {
 	add_provider($node, $sim, 'c', name => 'c1', tier => 'hedged', position => 2);
 	learn('hedged');
 	$node->safe_psql('postgres', q{UPDATE llm_tier SET hedge_after = '50 ms' WHERE name = 'hedged'});
-	my $rule = $sim->behave({ hang => \1 }, listener => 'b');
+	my @rules = ($sim->behave({ hang => \1 }, listener => 'b'),
+		$sim->behave({ delay => 0.4 }, listener => 'c'));
 	is(join(' ', map { ask('hedged') } 1 .. 4), 'c1 c1 c1 c1', 'somebody else answers each time');
 	is(state('b1'), 'open', 'and the one that hangs is found out');
-	$sim->unbehave($rule);
+	$sim->unbehave($_) foreach @rules;
 };
 
 subtest 'a second one that fails' => sub {

@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "unit_breaker.h"
 #include "unit_breaker_play.h"
 
@@ -409,7 +411,7 @@ test_ramp(void)
 		double		want = 0.1 + 0.9 * i / 300;
 
 		now = began + i * 100 * USEC_MSEC;
-		CHECK(Abs(view().share - want) < 1e-4, "share at %d: %f, not %f", i,
+		CHECK(fabs(view().share - want) < 1e-4, "share at %d: %f, not %f", i,
 			  view().share, want);
 		STATE(RAMPING, "under way");
 	}
@@ -418,15 +420,15 @@ test_ramp(void)
 	now++;
 	CHECK(view().state == BREAKER_CLOSED && view().share == 1, "at its end");
 	now = began - 10 * USEC_SEC;
-	CHECK(Abs(view().share - 0.1) < 1e-9, "a clock that is behind");
+	CHECK(fabs(view().share - 0.1) < 1e-9, "a clock that is behind");
 
 	/* a failure begins it again, a second one too; three in a row open it */
 	now = began + 29 * USEC_SEC;
-	CHECK(!calls("F").changed && Abs(view().share - 0.1) < 1e-4, "once");
+	CHECK(!calls("F").changed && fabs(view().share - 0.1) < 1e-4, "once");
 	now += 15 * USEC_SEC;
-	CHECK(Abs(view().share - 0.55) < 1e-4, "half");
+	CHECK(fabs(view().share - 0.55) < 1e-4, "half");
 	calls("F");
-	CHECK(Abs(view().share - 0.1) < 1e-4, "twice");
+	CHECK(fabs(view().share - 0.1) < 1e-4, "twice");
 	now += 29 * USEC_SEC;
 	STATE(RAMPING, "the whole ramp again");
 	calls("F");
@@ -436,9 +438,9 @@ test_ramp(void)
 	renew();
 	go_ramping();
 	config.ramp = 60 * USEC_SEC;
-	CHECK(Abs(view().share - 0.55) < 1e-4, "a longer one");
+	CHECK(fabs(view().share - 0.55) < 1e-4, "a longer one");
 	config.ramp = 10 * USEC_SEC;
-	CHECK(Abs(view().share - 0.1) < 1e-9, "a shorter one");
+	CHECK(fabs(view().share - 0.1) < 1e-9, "a shorter one");
 	config.ramp = 0;
 	CHECK(view().share == 1, "none");
 }
@@ -551,7 +553,7 @@ test_restore(void)
 		.until = now + 15 * USEC_SEC};
 	ticket = enter();
 	breaker_restore(&breaker, &stored, now);
-	CHECK(Abs(view().share - 0.55) < 1e-4 && view().trips == 2, "a ramp");
+	CHECK(fabs(view().share - 0.55) < 1e-4 && view().trips == 2, "a ramp");
 	fail(ticket);
 	CHECK(view().share > 0.5, "from before");
 
