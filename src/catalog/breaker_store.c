@@ -80,8 +80,12 @@ breaker_store_forget_predecessor(const Config *config)
 		TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return;
 	before = pg_atomic_exchange_u32(&slot->table, table);
-	if (OidIsValid(before) && before != table)
-		shared_forget_cells(MyDatabaseId);
+	if (!OidIsValid(before) || before == table)
+		return;
+	shared_forget_cells(MyDatabaseId);
+	/* a writer that came late has stored the old ones in the new table */
+	pg_atomic_fetch_add_u64(&slot->changes, 1);
+	breaker_store_flush();
 }
 
 /* --- changes --- */
