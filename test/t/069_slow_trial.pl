@@ -44,7 +44,7 @@ $node->safe_psql('postgres', q{UPDATE llm_provider SET breaker_open_time = '200 
 subtest 'nothing is known of it' => sub {
 	my $rule = $sim->behave({ status => 503 }, listener => 'a');
 	ask('alone', '300 ms') foreach 1 .. 3;
-	is(state('a'), 'open', 'it fails');
+	like(state('a'), qr/open/, 'it fails');    # or half_open by now
 	$sim->unbehave($rule);
 	# longer than connect_timeout, which is all that a first trial may take
 	$rule = $sim->behave({ delay => 0.7 }, listener => 'a');
@@ -67,7 +67,7 @@ subtest 'slower than it ever was, with a fallback' => sub {
 	learn('alone');
 	my $rule = $sim->behave({ status => 503 }, listener => 'a');
 	ask('alone', '300 ms') foreach 1 .. 3;
-	is(state('a'), 'open', 'it fails');
+	like(state('a'), qr/open/, 'it fails');    # or half_open by now
 	$sim->unbehave($rule);
 	$rule = $sim->behave({ delay => 0.4 }, listener => 'a');
 	ok($node->poll_query_until('postgres', q{
