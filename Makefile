@@ -15,6 +15,8 @@ SQL_PARTS = sql/header.sql \
 	sql/breaker.sql \
 	sql/comments.sql \
 	sql/functions.sql \
+	sql/queue.sql \
+	sql/journal.sql \
 	sql/views.sql \
 	sql/privileges.sql
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql

@@ -128,7 +128,7 @@ decide(Router *router, bool reserve, Usec now)
 	router_bar(router, candidate, NULL);
 	if (!reserve)
 		return;
-	if (!health_reserve(&candidate->target->health, 0, false, USEC_SEC, now,
+	if (!health_reserve(&candidate->target->health, 0, 0, false, USEC_SEC, now,
 						&reservation, &check))
 		abort();
 	health_settle(&reservation, &good, now + 100);

@@ -1,6 +1,5 @@
-
--- The state of breakers, so that it outlives a restart. Written by a background
--- worker (src/worker/writer.c), read once after each start, internal, and not
+-- The state of breakers, so that it outlives a restart. Written by the worker
+-- (src/worker/breakers.c), read once after each start, internal, and not
 -- dumped: what one server has learnt is of no use to another.
 
 CREATE TABLE llm_breaker (

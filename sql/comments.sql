@@ -117,6 +117,8 @@ COMMENT ON COLUMN llm_tier.hedge_after IS
 'duration of silence after which a second candidate is asked as well, up to 1 day; NULL = never';
 COMMENT ON COLUMN llm_tier.warm_share IS
 'part of calls, 0 to 0.5, sent to candidates that would get none';
+COMMENT ON COLUMN llm_tier.queue_timeout IS
+'duration that a task may wait at most before it expires, or is answered degraded if it allows that; NULL = no limit';
 
 COMMENT ON TABLE llm_route IS
 'models that serve a tier';
@@ -151,3 +153,20 @@ COMMENT ON COLUMN llm_rule.position IS
 'order, lower first, then by name; the first match wins';
 COMMENT ON COLUMN llm_rule.enabled IS
 'is tried';
+
+COMMENT ON TABLE llm_probe IS
+'active health checks: targets that the worker asks by itself, traffic or not; each answer costs money and is booked to the target''s breakers';
+COMMENT ON COLUMN llm_probe.provider IS
+'the provider that is asked';
+COMMENT ON COLUMN llm_probe.region IS
+'the only endpoint to ask; NULL = each of the provider';
+COMMENT ON COLUMN llm_probe.model IS
+'the model as the provider spells it, routed to or not';
+COMMENT ON COLUMN llm_probe.every IS
+'duration from one question to the next at each endpoint, up to 1 day; varies by 10 % up and down';
+COMMENT ON COLUMN llm_probe.prompt IS
+'what is asked';
+COMMENT ON COLUMN llm_probe.expect IS
+'regular expression that the answer must match, or the target has failed; NULL = any answer is good';
+COMMENT ON COLUMN llm_probe.enabled IS
+'is asked; a question under way ends';

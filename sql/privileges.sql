@@ -19,16 +19,20 @@ COMMENT ON FUNCTION llm_revoke(name) IS
 REVOKE ALL ON FUNCTION
 	llm_complete, llm_respond, llm_chat, llm_explain, llm_check, llm_last,
 	llm_breaker_open, llm_breaker_reset, llm_stat_reset,
+	llm_cancel, llm_requeue, llm_pause, llm_resume, llm_flush,
 	llm_grant_usage, llm_grant_admin, llm_revoke,
 	llm_routing_rows, llm_health_rows, llm_status_rows, llm_stat_tier_rows,
+	llm_queue_blocked_by, llm_task_check, llm_task_wake, llm_queue_restored,
 	llm_config_check, llm_config_seed, llm_config_refer, llm_config_chain,
 	llm_config_notice, llm_config_cascade, llm_config_changed
 FROM PUBLIC;
 REVOKE ALL ON TYPE llm_response FROM PUBLIC;
 
--- Monitoring sees the views, which hold no key.
+-- Monitoring sees the views, which hold no key, and what the journal keeps.
 GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;
-GRANT SELECT ON llm_routing, llm_health, llm_status, llm_stat_tier TO pg_monitor;
+GRANT SELECT ON llm_routing, llm_health, llm_status, llm_stat_tier, llm_queue,
+	llm_usage, llm_event TO pg_monitor;
 GRANT EXECUTE ON FUNCTION
-	llm_routing_rows, llm_health_rows, llm_status_rows, llm_stat_tier_rows
+	llm_routing_rows, llm_health_rows, llm_status_rows, llm_stat_tier_rows,
+	llm_queue_blocked_by
 TO pg_monitor;

@@ -121,7 +121,9 @@ CREATE TABLE llm_tier (
 	hedge_after interval
 		CHECK (hedge_after > '0' AND hedge_after <= '1 day'),
 	warm_share real NOT NULL DEFAULT 0
-		CHECK (warm_share BETWEEN '0' AND '0.5')
+		CHECK (warm_share BETWEEN '0' AND '0.5'),
+	queue_timeout interval
+		CHECK (queue_timeout > '0' AND pg_catalog.isfinite(queue_timeout))
 );
 
 CREATE TABLE llm_route (
@@ -141,7 +143,8 @@ CREATE TABLE llm_route (
 	CHECK (provider <> 'builtin' OR region IS NULL),
 	UNIQUE NULLS NOT DISTINCT (tier, provider, model, region)
 );
--- It has no primary key; a publication FOR ALL TABLES would refuse changes.
+-- A table without a primary key: a publication FOR ALL TABLES would refuse
+-- changes.
 ALTER TABLE llm_route REPLICA IDENTITY FULL;
 
 CREATE TABLE llm_rule (
@@ -155,6 +158,24 @@ CREATE TABLE llm_rule (
 	enabled boolean NOT NULL DEFAULT true
 );
 
+CREATE TABLE llm_probe (
+	provider text NOT NULL
+		CHECK (provider ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(provider) <= 63)
+		CHECK (provider <> 'builtin'),
+	region text
+		CHECK (region ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$' AND octet_length(region) <= 63),
+	model text NOT NULL
+		CHECK (model ~ '^[^\x01-\x20\x7f]+$' AND octet_length(model) <= 128),
+	every interval NOT NULL DEFAULT '1 min'
+		CHECK (every > '0' AND every <= '1 day'),
+	prompt text NOT NULL DEFAULT 'Reply with OK.'
+		CHECK (prompt <> ''),
+	expect text,
+	enabled boolean NOT NULL DEFAULT true,
+	UNIQUE NULLS NOT DISTINCT (provider, region, model)
+);
+ALTER TABLE llm_probe REPLICA IDENTITY FULL;
+
 -- Dumped with all rows, seeds too, but for the keys.
 SELECT pg_catalog.pg_extension_config_dump('llm_provider', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_region', '');
@@ -162,3 +183,4 @@ SELECT pg_catalog.pg_extension_config_dump('llm_model', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_tier', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_route', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_rule', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_probe', '');

@@ -48,9 +48,12 @@ COMMENT ON COLUMN llm_routing.problem IS
 
 CREATE FUNCTION llm_health_rows(
 	extension_version text,
+	system_identifier bigint, database oid, paused text,
 	OUT ok boolean, OUT reason text, OUT enabled boolean, OUT standby boolean,
 	OUT version text, OUT library_version text, OUT targets int,
-	OUT targets_open int, OUT cells_unshared bigint)
+	OUT targets_open int, OUT cells_unshared bigint,
+	OUT worker_running boolean, OUT queue_paused text,
+	OUT journal_dropped bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 1;
 COMMENT ON FUNCTION llm_health_rows IS
@@ -58,8 +61,11 @@ COMMENT ON FUNCTION llm_health_rows IS
 
 CREATE VIEW llm_health AS
 	SELECT h.ok, h.reason, h.enabled, h.standby, h.version, h.library_version,
-		h.targets, h.targets_open, h.cells_unshared
-	FROM pg_catalog.pg_extension e, llm_health_rows(e.extversion) h
+		h.targets, h.targets_open, h.cells_unshared, h.worker_running,
+		h.queue_paused, h.journal_dropped
+	FROM pg_catalog.pg_extension e, llm_queue_state s,
+		llm_health_rows(e.extversion, s.system_identifier, s.database,
+			coalesce(s.paused, '')) h
 	WHERE e.extname = 'llm_failover';
 COMMENT ON VIEW llm_health IS
 	'one row: whether this server can answer';
@@ -81,6 +87,12 @@ COMMENT ON COLUMN llm_health.targets_open IS
 	'of these, number of those whose calls a breaker keeps away';
 COMMENT ON COLUMN llm_health.cells_unshared IS
 	'how often since the server started there was no place in shared memory for the health of something, so that each backend has its own; then increase llm_failover.max_cells';
+COMMENT ON COLUMN llm_health.worker_running IS
+	'whether the worker of this database is there, which calls tasks and probes and stores usage and events; not on a standby';
+COMMENT ON COLUMN llm_health.queue_paused IS
+	'why the queue stands: by llm_pause(), or because it is a copy; NULL when it runs';
+COMMENT ON COLUMN llm_health.journal_dropped IS
+	'usage and events lost since the server started, as the journal was full; then increase llm_failover.journal_size';
 
 -- llm_status: how each target is
 CREATE FUNCTION llm_status_rows(
@@ -146,7 +158,7 @@ CREATE FUNCTION llm_stat_tier_rows(
 	OUT hedges bigint, OUT p50 interval, OUT p95 interval, OUT p99 interval,
 	OUT stats_reset timestamptz)
 RETURNS SETOF record
-AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 10;
 
 COMMENT ON FUNCTION llm_stat_tier_rows() IS
 	'the rows of the view llm_stat_tier';

@@ -27,6 +27,21 @@
 /* A string in jsonb cannot be longer than 256 MB: llm_response.message. */
 #define LARGEST_MAX_RESPONSE_SIZE (255 * 1024)	/* kB */
 
+#define DEFAULT_WORKER_CONCURRENCY 256
+#define LARGEST_WORKER_CONCURRENCY 10000
+
+#define DEFAULT_ON_FINISH_TIMEOUT (30 * 1000)	/* ms */
+
+#define MINUTES_PER_DAY (24 * 60)
+#define DEFAULT_TASK_RETENTION (7 * MINUTES_PER_DAY)
+#define DEFAULT_EVENT_RETENTION (30 * MINUTES_PER_DAY)
+#define DEFAULT_USAGE_RETENTION (400 * MINUTES_PER_DAY)
+#define LONGEST_RETENTION (100 * 366 * MINUTES_PER_DAY)
+
+#define DEFAULT_JOURNAL_SIZE (4 * 1024) /* kB */
+#define SMALLEST_JOURNAL_SIZE 64
+#define LARGEST_JOURNAL_SIZE (1024 * 1024)
+
 bool		llm_enabled = true;
 char	   *llm_tier;
 char	   *llm_feature;
@@ -38,6 +53,13 @@ char	   *llm_proxy;
 char	   *llm_ca_file;
 bool		llm_allow_insecure_http = false;
 int			llm_max_response_size = DEFAULT_MAX_RESPONSE_SIZE;
+int			llm_worker_concurrency = DEFAULT_WORKER_CONCURRENCY;
+double		llm_sync_reserve = 0.2;
+int			llm_on_finish_timeout = DEFAULT_ON_FINISH_TIMEOUT;
+int			llm_task_retention = DEFAULT_TASK_RETENTION;
+int			llm_event_retention = DEFAULT_EVENT_RETENTION;
+int			llm_usage_retention = DEFAULT_USAGE_RETENTION;
+int			llm_journal_size = DEFAULT_JOURNAL_SIZE;
 int			llm_max_cells = DEFAULT_MAX_CELLS;
 int			llm_max_databases = DEFAULT_MAX_DATABASES;
 
@@ -51,6 +73,9 @@ static const struct config_enum_entry on_error_options[] = {
 
 static void define_call_settings(void);
 static void define_safety_settings(void);
+static void define_queue_settings(void);
+static void define_retention(const char *name, const char *description,
+							 int *minutes, int usual);
 static void define_memory_settings(void);
 
 /* Defines all settings and reserves their prefix. */
@@ -59,6 +84,7 @@ settings_init(void)
 {
 	define_call_settings();
 	define_safety_settings();
+	define_queue_settings();
 	define_memory_settings();
 	MarkGUCPrefixReserved("llm_failover");
 }
@@ -127,6 +153,54 @@ define_safety_settings(void)
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 }
 
+/* Defines what the background worker does of its own accord. */
+static void
+define_queue_settings(void)
+{
+	DefineCustomIntVariable("llm_failover.worker_concurrency",
+							"Sets how many tasks of a database are called at once.",
+							"With 0 the queue stands.",
+							&llm_worker_concurrency, DEFAULT_WORKER_CONCURRENCY,
+							/* min_value= */ 0,
+							/* max_value= */ LARGEST_WORKER_CONCURRENCY,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomRealVariable("llm_failover.sync_reserve",
+							 "Sets the share of each limit that tasks leave to calls of sessions.",
+							 "Of max_inflight, rpm and tpm.",
+							 &llm_sync_reserve, 0.2,
+							 /* min_value= */ 0.0,
+							 /* max_value= */ 1.0,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("llm_failover.on_finish_timeout",
+							"Sets how long the on_finish function of a task may run.",
+							NULL, &llm_on_finish_timeout,
+							DEFAULT_ON_FINISH_TIMEOUT,
+							/* min_value= */ 1,
+							/* max_value= */ INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	define_retention("llm_failover.task_retention",
+					 "Sets how long finished tasks are kept.",
+					 &llm_task_retention, DEFAULT_TASK_RETENTION);
+	define_retention("llm_failover.event_retention",
+					 "Sets how long events are kept.",
+					 &llm_event_retention, DEFAULT_EVENT_RETENTION);
+	define_retention("llm_failover.usage_retention",
+					 "Sets how long usage is kept.",
+					 &llm_usage_retention, DEFAULT_USAGE_RETENTION);
+}
+
+/* Defines how long rows of one kind are kept. */
+static void
+define_retention(const char *name, const char *description, int *minutes,
+				 int usual)
+{
+	DefineCustomIntVariable(name, description, "With -1 for ever.",
+							minutes, usual,
+							/* min_value= */ -1,
+							/* max_value= */ LONGEST_RETENTION,
+							PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+}
+
 /* Defines how large shared memory is. */
 static void
 define_memory_settings(void)
@@ -139,11 +213,18 @@ define_memory_settings(void)
 							/* max_value= */ LARGEST_MAX_CELLS,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("llm_failover.max_databases",
-							"Sets for how many databases breakers are kept over a restart.",
+							"Sets how many databases can have a queue, a journal, and breakers that outlive a restart.",
 							NULL, &llm_max_databases, DEFAULT_MAX_DATABASES,
 							/* min_value= */ 1,
 							/* max_value= */ LARGEST_MAX_DATABASES,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("llm_failover.journal_size",
+							"Sets how much memory holds what a database's sessions have to store.",
+							"Usage and events wait there for the background worker.",
+							&llm_journal_size, DEFAULT_JOURNAL_SIZE,
+							/* min_value= */ SMALLEST_JOURNAL_SIZE,
+							/* max_value= */ LARGEST_JOURNAL_SIZE,
+							PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 }
 
 /* Raises unless the library was loaded at server start. */

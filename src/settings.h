@@ -24,6 +24,13 @@ extern char *llm_proxy;
 extern char *llm_ca_file;
 extern bool llm_allow_insecure_http;
 extern int	llm_max_response_size;	/* kB */
+extern int	llm_worker_concurrency; /* 0 = the queue stands */
+extern double llm_sync_reserve; /* 0 to 1 */
+extern int	llm_on_finish_timeout;	/* ms */
+extern int	llm_task_retention; /* minutes; -1 = for ever */
+extern int	llm_event_retention;
+extern int	llm_usage_retention;
+extern int	llm_journal_size;	/* kB, of a database */
 
 /* Loaded by shared_preload_libraries, so that functions may run. */
 extern bool llm_preloaded;

@@ -10,13 +10,11 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/parallel.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "postmaster/bgworker.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -26,9 +24,6 @@
 
 #include "breaker_store.h"
 #include "util/when.h"
-
-/* When no writer can be had, the next try is so much later. */
-#define RETRY_AFTER (1 * USEC_SEC)
 
 /* A row of llm_breaker. */
 typedef struct StoredBreaker
@@ -42,9 +37,9 @@ typedef struct StoredBreaker
 
 static DatabaseSlot *slot;		/* of this database, or NULL */
 
+static void ask_for_worker(void);
 static bool is_outdated(void);
-static bool claim_writer(Usec now);
-static bool start_writer(void);
+static void count_change(DatabaseSlot *changed);
 static bool claim_restore(void);
 static void try_restore(const Config *config);
 static void restore_table(const Config *config);
@@ -60,8 +55,28 @@ bool
 breaker_store_find_slot(void)
 {
 	if (slot == NULL)
-		slot = shared_database(MyDatabaseId);
+		slot = slot_make(MyDatabaseId);
+	if (slot)
+		ask_for_worker();
 	return slot != NULL;
+}
+
+/*
+ * Has a worker started if there is none: nobody may have done so yet where the
+ * extension has come with a template. It is asked for once; that it stays is
+ * the launcher's business. What this transaction has created is not there yet
+ * for others. On a standby the launcher hears of it when it is promoted.
+ */
+static void
+ask_for_worker(void)
+{
+	static bool asked = false;
+
+	if (asked || TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return;
+	asked = true;
+	if (slot_pid(slot, SLOT_WORKER) == 0)
+		slot_signal(slot, SLOT_WORKER, SIGNAL_LOOK);
 }
 
 /*
@@ -83,18 +98,17 @@ breaker_store_forget_predecessor(const Config *config)
 	if (!OidIsValid(before) || before == table)
 		return;
 	shared_forget_cells(MyDatabaseId);
-	/* a writer that came late has stored the old ones in the new table */
-	pg_atomic_fetch_add_u64(&slot->changes, 1);
-	breaker_store_flush();
+	/* a worker that came late has stored the old ones in the new table */
+	count_change(slot);
 }
 
 /* --- changes --- */
 
 /*
- * Logs a change, and has it stored: by the next call of the database that it
- * is of, for an outage of our network is taken back in all of them. Interrupts
- * are held: ereport() would act on a cancel, in the middle of the bookkeeping
- * of an attempt's end. So the client is not told; it might not be reading.
+ * Logs a change, and has it stored by the worker of the database that it is of,
+ * for an outage of our network is taken back in all of them. Interrupts are
+ * held: ereport() would act on a cancel, in the middle of the bookkeeping of an
+ * attempt's end. So the client is not told; it might not be reading.
  */
 void
 breaker_store_note(const Cell *cell, const BreakerChange *change,
@@ -120,37 +134,18 @@ breaker_store_note(const Cell *cell, const BreakerChange *change,
 					reason ? reason : ""),
 			 errhidestmt(true), errhidecontext(true)));
 	changed = key->database == MyDatabaseId ? slot :
-		shared_find_database(key->database);
+		slot_find(key->database);
 	if (changed)
-		pg_atomic_fetch_add_u64(&changed->changes, 1);
-	breaker_store_flush();
+		count_change(changed);
 	RESUME_INTERRUPTS();
 }
 
-/* --- asking for a writer --- */
-
+/* The worker was told when it changed: what is missing may be the worker. */
 void
 breaker_store_flush(void)
 {
-	Usec		now;
-
-	if (slot == NULL || !is_outdated())
-		return;
-	if (!IsUnderPostmaster || IsBinaryUpgrade || IsParallelWorker() ||
-		RecoveryInProgress())
-		return;
-	now = clock_now();
-	if (!claim_writer(now) || start_writer())
-		return;
-
-	/* all of max_worker_processes are at work */
-	pg_atomic_write_u64(&slot->writer_until, now + RETRY_AFTER);
-	if (shared_should_say(&slot->warned_at, now))
-		ereport(LOG_SERVER_ONLY,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("llm_failover: no background worker is free to store the state of breakers"),
-				 errhint("You might need to increase \"%s\".",
-						 "max_worker_processes")));
+	if (slot && is_outdated() && slot_pid(slot, SLOT_WORKER) == 0)
+		slot_signal(slot, SLOT_WORKER, SIGNAL_BREAKERS);
 }
 
 static bool
@@ -160,34 +155,12 @@ is_outdated(void)
 		pg_atomic_read_u64(&slot->stored);
 }
 
-/* Makes this process the one that starts a writer, if none is at work. */
-static bool
-claim_writer(Usec now)
+/* Counts a change, and has the state of all breakers stored. */
+static void
+count_change(DatabaseSlot *changed)
 {
-	uint64		until = pg_atomic_read_u64(&slot->writer_until);
-
-	return until <= (uint64) now &&
-		pg_atomic_compare_exchange_u64(&slot->writer_until, &until,
-									   now + WRITER_LEASE);
-}
-
-/* Registers the worker, and does not wait for it; false when none is free. */
-static bool
-start_writer(void)
-{
-	BackgroundWorker worker = {
-		.bgw_name = "llm_failover writer",
-		.bgw_type = "llm_failover writer",
-		.bgw_flags = BGWORKER_SHMEM_ACCESS |
-			BGWORKER_BACKEND_DATABASE_CONNECTION,
-		.bgw_start_time = BgWorkerStart_RecoveryFinished,
-		.bgw_restart_time = BGW_NEVER_RESTART,
-		.bgw_library_name = "llm_failover",
-		.bgw_function_name = "llm_writer_main",
-		.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId)
-	};
-
-	return RegisterDynamicBackgroundWorker(&worker, NULL);
+	pg_atomic_fetch_add_u64(&changed->changes, 1);
+	slot_signal(changed, SLOT_WORKER, SIGNAL_BREAKERS);
 }
 
 /* --- restoring --- */

@@ -98,6 +98,7 @@ static const ColumnRule column_rules[] = {
 	RULE("llm_tier", "on_content_filter", check_word, .words = filter_reactions),
 	RULE("llm_tier", "hedge_after", check_duration),
 	RULE("llm_tier", "warm_share", check_number, .min = 0, .max = MAX_WARM_SHARE),
+	RULE("llm_tier", "queue_timeout", check_wait),
 
 	RULE("llm_route", "provider", check_name),
 	RULE("llm_route", "region", check_name),
@@ -111,6 +112,14 @@ static const ColumnRule column_rules[] = {
 	RULE("llm_rule", "name", check_label),
 	RULE("llm_rule", "feature", check_label),
 	RULE("llm_rule", "pattern", check_pattern),
+
+	RULE("llm_probe", "provider", check_not_builtin),
+	RULE("llm_probe", "provider", check_name),
+	RULE("llm_probe", "region", check_name),
+	RULE("llm_probe", "model", check_model_name),
+	RULE("llm_probe", "every", check_duration),
+	RULE("llm_probe", "prompt", check_not_empty),
+	RULE("llm_probe", "expect", check_pattern),
 };
 
 static void check_columns(const CheckedRow *row);

@@ -72,6 +72,8 @@ extern void check_window(const CheckedRow *row, const ColumnRule *rule,
 						 Datum value);
 extern void check_ramp(const CheckedRow *row, const ColumnRule *rule,
 					   Datum value);
+extern void check_wait(const CheckedRow *row, const ColumnRule *rule,
+					   Datum value);
 extern void check_open_time(const CheckedRow *row, const ColumnRule *rule,
 							Datum value);
 extern void check_word(const CheckedRow *row, const ColumnRule *rule,
@@ -84,6 +86,8 @@ extern void check_capabilities(const CheckedRow *row, const ColumnRule *rule,
 							   Datum value);
 extern void check_pattern(const CheckedRow *row, const ColumnRule *rule,
 						  Datum value);
+extern void check_not_empty(const CheckedRow *row, const ColumnRule *rule,
+							Datum value);
 extern void check_not_builtin(const CheckedRow *row, const ColumnRule *rule,
 							  Datum value);
 extern void check_builtin_region(const CheckedRow *row, const ColumnRule *rule,

@@ -29,6 +29,8 @@
 static void want_duration(const CheckedRow *row, const ColumnRule *rule,
 						  Datum value, int64 least, int64 most,
 						  const char *range);
+static void refuse_duration(const CheckedRow *row, const ColumnRule *rule,
+							Datum value, const char *range);
 static double number_of(Datum value, Oid type);
 static char *printed(const CheckedRow *row, const char *column, Datum value);
 static char *quoted_words(const char *const *words);
@@ -135,10 +137,14 @@ number_of(Datum value, Oid type)
 {
 	switch (type)
 	{
+		case INT2OID:
+			return DatumGetInt16(value);
 		case INT4OID:
 			return DatumGetInt32(value);
 		case FLOAT4OID:
 			return DatumGetFloat4(value);
+		case FLOAT8OID:
+			return DatumGetFloat8(value);
 		case NUMERICOID:
 			return DatumGetFloat8(DirectFunctionCall1(numeric_float8, value));
 		default:
@@ -196,6 +202,26 @@ want_duration(const CheckedRow *row, const ColumnRule *rule, Datum value,
 		DatumGetBool(DirectFunctionCall2(interval_le, value,
 										 IntervalPGetDatum(&longest))))
 		return;
+	refuse_duration(row, rule, value, range);
+}
+
+/* Wants an interval above 0, however long. */
+void
+check_wait(const CheckedRow *row, const ColumnRule *rule, Datum value)
+{
+	Interval	none = {0};
+
+	if (!DatumGetBool(DirectFunctionCall2(interval_gt, value,
+										  IntervalPGetDatum(&none))) ||
+		!DatumGetBool(DirectFunctionCall1(interval_finite, value)))
+		refuse_duration(row, rule, value, "above 0, or NULL for no limit");
+}
+
+/* Refuses an interval that is not in `range`, in words. */
+static void
+refuse_duration(const CheckedRow *row, const ColumnRule *rule, Datum value,
+				const char *range)
+{
 	ereport(ERROR,
 			(refusal(row, rule->column),
 			 errmsg("%s.%s must be an interval %s, not %s",
@@ -327,6 +353,16 @@ check_pattern(const CheckedRow *row pg_attribute_unused(),
 {
 	(void) RE_compile_and_cache(DatumGetTextPP(value), REG_ADVANCED,
 								DEFAULT_COLLATION_OID);
+}
+
+/* Wants a text that has something in it. */
+void
+check_not_empty(const CheckedRow *row, const ColumnRule *rule, Datum value)
+{
+	if (TextDatumGetCString(value)[0] == '\0')
+		ereport(ERROR,
+				(refusal(row, rule->column),
+				 errmsg("%s.%s must not be empty", COLUMN(row, rule))));
 }
 
 /* Wants any provider but the compiled-in one, which has no row. */

@@ -54,6 +54,9 @@ static const Reference references[] = {
 	{"llm_model", "provider", "provider",
 		"SELECT FROM @.llm_provider WHERE name = $1 FOR KEY SHARE",
 	"SELECT name FROM @.llm_provider ORDER BY 1", INSERT_FIRST("llm_provider")},
+	{"llm_probe", "provider", "provider",
+		"SELECT FROM @.llm_provider WHERE name = $1 FOR KEY SHARE",
+	"SELECT name FROM @.llm_provider ORDER BY 1", INSERT_FIRST("llm_provider")},
 	{"llm_route", "tier", "tier",
 		"SELECT FROM @.llm_tier WHERE name = $1 FOR KEY SHARE",
 	"SELECT name FROM @.llm_tier ORDER BY 1", INSERT_FIRST("llm_tier")},
@@ -64,6 +67,7 @@ static const Reference references[] = {
 };
 
 static void check_references(TriggerQuery *query, const CheckedRow *row);
+static bool names_region(const CheckedRow *row);
 static void check_exists(TriggerQuery *query, const CheckedRow *row,
 						 const Reference *reference);
 static const char *closest_of_result(uint64 n, const char *name);
@@ -107,9 +111,18 @@ check_references(TriggerQuery *query, const CheckedRow *row)
 		if (strcmp(references[i].table, table) == 0 &&
 			row_changed(row, references[i].column))
 			check_exists(query, row, &references[i]);
-	if (strcmp(table, "llm_route") == 0 && !is_of_builtin(row) &&
+	if (names_region(row) && !is_of_builtin(row) &&
 		(row_changed(row, "provider") || row_changed(row, "region")))
 		check_region_exists(query, row);
+}
+
+/* Says whether a row is of a table whose column region names one. */
+static bool
+names_region(const CheckedRow *row)
+{
+	const char *table = RelationGetRelationName(row->rel);
+
+	return strcmp(table, "llm_route") == 0 || strcmp(table, "llm_probe") == 0;
 }
 
 /* Refuses a name that there is not, and says which one may be meant. */

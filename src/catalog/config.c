@@ -63,6 +63,13 @@ config_get(Oid any_own_function)
 	return current;
 }
 
+/* Says which snapshot is current; see the header. */
+uint64
+config_version(void)
+{
+	return current && current_as_of == ninvalidations ? current->version : 0;
+}
+
 /* Keeps a snapshot alive until config_unpin(). */
 void
 config_pin(Config *config)

@@ -158,6 +158,7 @@ typedef struct Tier
 	bool		content_filter_next;	/* on_content_filter = 'next' */
 	Usec		hedge_after;	/* 0 = never */
 	double		warm_share;
+	Usec		queue_timeout;	/* of a task; 0 = none */
 	CellRef		cell;			/* its counts in shared memory */
 	int			ncandidates;
 	Candidate  *candidates;		/* enabled or not: see candidate_disabled() */
@@ -175,6 +176,31 @@ typedef struct Rule
 	int			position;
 	bool		enabled;
 } Rule;							/* enabled ones only, in the order to try */
+
+/* A target that a row of llm_probe has asked from time to time. */
+typedef struct ProbedTarget
+{
+	struct Probe *probe;
+	Candidate	candidate;
+	Route		route;			/* no row's: its own, in a tier of its own, */
+	Tier		tier;			/* with what the first route to the target */
+								/* and its tier say */
+} ProbedTarget;
+
+typedef struct Probe
+{
+	char	   *model_name;
+	char	   *region_name;	/* NULL = each of the provider */
+	Usec		every;
+	char	   *prompt;
+	char	   *prompt_utf8;	/* NULL: not convertible, has a problem */
+	char	   *expect;			/* regular expression; NULL = any answer */
+	int			ntargets;		/* 0: there is no such provider */
+	ProbedTarget *targets;		/* by region; disabled or not, as candidates */
+	/* as stored */
+	char	   *provider_name;
+	bool		enabled;
+} Probe;						/* enabled ones only */
 
 typedef struct StoredSecret
 {
@@ -199,15 +225,26 @@ typedef struct Config
 	int			nroutes;
 	Route	   *routes;			/* by tier, position, names */
 	int			ntargets;
-	Target	   *targets;		/* of all routes: by provider, region, model */
+	Target	   *targets;		/* of all routes and probes: by provider, */
+								/* region, model */
 	uint64		cells_as_of;	/* cells_reclaimed() when they were found */
 	int			nrules;
 	Rule	   *rules;
+	int			nprobes;
+	Probe	   *probes;			/* by provider, model, region */
 	int			nsecrets;
 	StoredSecret *secrets;		/* by name */
 } Config;
 
 extern Config *config_get(Oid any_own_function);
+
+/*
+ * The version of the snapshot that config_get() would return as far as this
+ * process knows, without asking for news; 0 if it would build one. Needs no
+ * transaction.
+ */
+extern uint64 config_version(void);
+
 extern void config_pin(Config *config);
 extern void config_unpin(Config *config);
 
@@ -215,7 +252,7 @@ extern Tier *config_tier(const Config *config, const char *name);
 extern Provider *config_provider(const Config *config, const char *name);
 extern Region *provider_region(const Provider *provider, const char *name);
 
-/* A model that has a row or a route, or NULL. */
+/* A model that has a row, a route or a probe, or NULL. */
 extern Model *provider_model(const Config *config, const Provider *provider,
 							 const char *name);
 

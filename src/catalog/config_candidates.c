@@ -17,9 +17,6 @@
 /* Where builtin candidates, and those without a region, stand. */
 #define DEFAULT_REGION_POSITION 1
 
-static int	route_regions(const Route *route, Region **first);
-static void fill_candidate(Candidate *candidate, Route *route,
-						   Region *region);
 static void number_groups(Tier *tier);
 static void share_group(Candidate *group, int n);
 static int	end_of_route(const Candidate *group, int first, int n);
@@ -36,17 +33,17 @@ config_add_candidates(Config *config, Tier *tier, Route *routes, int nroutes)
 	Region	   *region;
 
 	for (int i = 0; i < nroutes; i++)
-		n += route_regions(&routes[i], &region);
+		n += config_route_regions(&routes[i], &region);
 	tier->candidates = MemoryContextAllocZero(config->context,
 											  n * sizeof(Candidate));
 
 	for (int i = 0; i < nroutes; i++)
 	{
-		int			nregions = route_regions(&routes[i], &region);
+		int			nregions = config_route_regions(&routes[i], &region);
 
 		for (int r = 0; r < nregions; r++)
-			fill_candidate(&tier->candidates[tier->ncandidates++], &routes[i],
-						   region ? &region[r] : NULL);
+			config_fill_candidate(&tier->candidates[tier->ncandidates++],
+								  &routes[i], region ? &region[r] : NULL);
 	}
 	qsort(tier->candidates, tier->ncandidates, sizeof(Candidate),
 		  compare_candidates);
@@ -57,8 +54,8 @@ config_add_candidates(Config *config, Tier *tier, Route *routes, int nroutes)
  * Finds the regions that a route goes to, at least 1. What has none, because
  * it is builtin or leads nowhere, gets one candidate with a NULL region.
  */
-static int
-route_regions(const Route *route, Region **first)
+int
+config_route_regions(const Route *route, Region **first)
 {
 	*first = NULL;
 	if (route->provider == NULL)
@@ -73,8 +70,8 @@ route_regions(const Route *route, Region **first)
 }
 
 /* Makes one candidate. */
-static void
-fill_candidate(Candidate *candidate, Route *route, Region *region)
+void
+config_fill_candidate(Candidate *candidate, Route *route, Region *region)
 {
 	candidate->route = route;
 	candidate->region = region;

@@ -28,9 +28,10 @@ typedef struct CellSearch
 	bool		full;			/* some had no place */
 } CellSearch;
 
-static int	list_targets(const Config *config, Target *targets);
+static int	list_candidates(const Config *config, Candidate ***list);
 static int	drop_repeated_targets(Target *targets, int n);
-static void link_targets(Config *config);
+static void link_models(Config *config);
+static void link_candidates(Config *config, Candidate **candidates, int n);
 static int	compare_targets(const void *a, const void *b);
 static void release_at_exit(void);
 static void release_reservations(int code, Datum arg);
@@ -47,42 +48,50 @@ static void forget_dropped_databases(void);
 static void warn_of_full_table(void);
 
 /*
- * Gives the snapshot a target for each model at each region that a route
- * leads to, whether it is enabled or not.
+ * Gives the snapshot a target for each model at each region that a route or a
+ * probe leads to, whether it is enabled or not.
  */
 void
 config_add_targets(Config *config)
 {
-	int			n = list_targets(config, NULL);
+	Candidate **candidates;
+	int			n = list_candidates(config, &candidates);
 	Target	   *targets = palloc0((n + 1) * sizeof(Target));
 
-	list_targets(config, targets);
+	for (int i = 0; i < n; i++)
+		targets[i] = (Target) {
+			.region = candidates[i]->region,
+			.model = candidates[i]->route->model
+		};
 	qsort(targets, n, sizeof(Target), compare_targets);
 	config->targets = targets;
 	config->ntargets = drop_repeated_targets(targets, n);
-	link_targets(config);
+	link_models(config);
+	link_candidates(config, candidates, n);
+	pfree(candidates);
 }
 
-/* Lists the targets of all candidates, if there is a list; counts them. */
+/* Lists the candidates of tiers and probes that have a region; counts them. */
 static int
-list_targets(const Config *config, Target *targets)
+list_candidates(const Config *config, Candidate ***list)
 {
+	int			most = 0;
 	int			n = 0;
 
 	for (int t = 0; t < config->ntiers; t++)
-		for (int i = 0; i < config->tiers[t].ncandidates; i++)
-		{
-			const Candidate *candidate = &config->tiers[t].candidates[i];
+		most += config->tiers[t].ncandidates;
+	for (int p = 0; p < config->nprobes; p++)
+		most += config->probes[p].ntargets;
+	*list = palloc((most + 1) * sizeof(Candidate *));
 
-			if (candidate->region == NULL)
-				continue;
-			if (targets)
-				targets[n] = (Target) {
-					.region = candidate->region,
-					.model = candidate->route->model
-				};
-			n++;
-		}
+	for (int t = 0; t < config->ntiers; t++)
+		for (int i = 0; i < config->tiers[t].ncandidates; i++)
+			if (config->tiers[t].candidates[i].region)
+				(*list)[n++] = &config->tiers[t].candidates[i];
+	for (int p = 0; p < config->nprobes; p++)
+		for (int i = 0; i < config->probes[p].ntargets; i++)
+			if (config->probes[p].targets[i].candidate.region)
+				(*list)[n++] = &config->probes[p].targets[i].candidate;
 	return n;
 }
 
@@ -98,9 +107,9 @@ drop_repeated_targets(Target *targets, int n)
 	return kept;
 }
 
-/* Leads candidates and models to their targets. */
+/* Leads models to their targets. */
 static void
-link_targets(Config *config)
+link_models(Config *config)
 {
 	Target	  **next = palloc((config->ntargets + 1) * sizeof(Target *));
 
@@ -118,19 +127,23 @@ link_targets(Config *config)
 
 		model->targets[model->ntargets++] = &config->targets[i];
 	}
+}
 
-	for (int t = 0; t < config->ntiers; t++)
-		for (int i = 0; i < config->tiers[t].ncandidates; i++)
-		{
-			Candidate  *candidate = &config->tiers[t].candidates[i];
-			Target		key = {.region = candidate->region,
-			.model = candidate->route->model};
+/* Leads candidates to their targets. */
+static void
+link_candidates(Config *config, Candidate **candidates, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		Target		key = {
+			.region = candidates[i]->region,
+			.model = candidates[i]->route->model
+		};
 
-			if (candidate->region)
-				candidate->target = bsearch(&key, config->targets,
-											config->ntargets, sizeof(Target),
-											compare_targets);
-		}
+		candidates[i]->target = bsearch(&key, config->targets,
+										config->ntargets, sizeof(Target),
+										compare_targets);
+	}
 }
 
 static int

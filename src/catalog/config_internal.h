@@ -4,9 +4,10 @@
  *
  * config.c decides when, config_tables.c reads the rows as they are stored,
  * config_values.c turns a column's value into C, config_link.c ties the rows
- * together, config_candidates.c lays out the candidates of each tier and
- * config_health.c finds their cells in shared memory. All of them allocate in
- * the snapshot's context, which is current.
+ * together, config_candidates.c lays out the candidates of each tier,
+ * config_probes.c the targets of each probe, and config_health.c finds their
+ * cells in shared memory. All of them allocate in the snapshot's context, which
+ * is current.
  */
 #ifndef LLM_CONFIG_INTERNAL_H
 #define LLM_CONFIG_INTERNAL_H
@@ -15,7 +16,7 @@
 
 #include "catalog/config.h"
 
-#define CONFIG_NTABLES 7
+#define CONFIG_NTABLES 8
 
 /*
  * Turns one value, never NULL, into the struct member at `field`. `aside` is a
@@ -45,9 +46,15 @@ extern void config_tables_find(Oid schema, Oid relids[CONFIG_NTABLES]);
 extern void config_tables_read(Config *config,
 							   const Oid relids[CONFIG_NTABLES]);
 extern void config_link(Config *config);
+extern void config_finish_route(Config *config, Route *route);
+extern int	config_route_regions(const Route *route, Region **first);
+extern void config_fill_candidate(Candidate *candidate, Route *route,
+								  Region *region);
 extern void config_add_candidates(Config *config, Tier *tier,
 								  Route *routes, int nroutes);
 extern void config_add_targets(Config *config);
+extern void config_keep_probes(Config *config);
+extern void config_add_probes(Config *config);
 extern void config_find_cells(Config *config);
 
 #endif							/* LLM_CONFIG_INTERNAL_H */

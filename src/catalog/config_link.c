@@ -21,11 +21,11 @@ static const char *region_problem(const Region *region, bool is_templated);
 static char *effective_url(const char *base_url, const char *region);
 static void link_models(Config *config);
 static void add_implicit_models(Config *config);
+static void add_implicit_model(Config *config, char *provider, char *name);
 static void drop_repeated_models(Config *config);
 static void finish_model(Model *model);
 static void link_tiers(Config *config);
 static void link_routes(Config *config);
-static void finish_route(Config *config, Route *route);
 static const char *route_problem(const Route *route);
 static void link_candidates(Config *config);
 static void keep_enabled_rules(Config *config);
@@ -50,10 +50,12 @@ config_link(Config *config)
 	SORT(config->secrets, config->nsecrets, compare_secrets);
 	link_providers(config);
 	link_regions(config);
+	config_keep_probes(config);
 	link_models(config);
 	link_tiers(config);
 	link_routes(config);
 	link_candidates(config);
+	config_add_probes(config);
 	config_add_targets(config);
 	config_find_cells(config);
 	keep_enabled_rules(config);
@@ -194,7 +196,10 @@ effective_url(const char *base_url, const char *region)
 	return url.data;
 }
 
-/* Lets models inherit; those that only a route names get an entry, too. */
+/*
+ * Lets models inherit; those that only a route or a probe names get an entry,
+ * too.
+ */
 static void
 link_models(Config *config)
 {
@@ -210,28 +215,40 @@ link_models(Config *config)
 	}
 }
 
-/* Appends a model for each route, whether there is one already or not. */
+/*
+ * Appends a model for each route and probe, whether there is one already or
+ * not.
+ */
 static void
 add_implicit_models(Config *config)
 {
-	if (config->nroutes == 0)
+	int			more = config->nroutes + config->nprobes;
+
+	if (more == 0)
 		return;
 	config->models = config->models ?
-		repalloc(config->models,
-				 (config->nmodels + config->nroutes) * sizeof(Model)) :
-		palloc(config->nroutes * sizeof(Model));
+		repalloc(config->models, (config->nmodels + more) * sizeof(Model)) :
+		palloc(more * sizeof(Model));
 	for (int i = 0; i < config->nroutes; i++)
-	{
-		Model	   *model = &config->models[config->nmodels++];
+		add_implicit_model(config, config->routes[i].provider_name,
+						   config->routes[i].model_name);
+	for (int i = 0; i < config->nprobes; i++)
+		add_implicit_model(config, config->probes[i].provider_name,
+						   config->probes[i].model_name);
+}
 
-		memset(model, 0, sizeof(Model));
-		model->provider_name = config->routes[i].provider_name;
-		model->name = config->routes[i].model_name;
-		model->input_price = PRICE_UNKNOWN;
-		model->output_price = PRICE_UNKNOWN;
-		model->cached_input_price = PRICE_UNKNOWN;
-		model->enabled = true;
-	}
+/* Appends a model, for which there is room. */
+static void
+add_implicit_model(Config *config, char *provider, char *name)
+{
+	config->models[config->nmodels++] = (Model) {
+		.provider_name = provider,
+		.name = name,
+		.input_price = PRICE_UNKNOWN,
+		.output_price = PRICE_UNKNOWN,
+		.cached_input_price = PRICE_UNKNOWN,
+		.enabled = true,
+	};
 }
 
 /* Keeps the first of each run of one name: the one with a row, if any has. */
@@ -285,12 +302,12 @@ link_routes(Config *config)
 {
 	SORT(config->routes, config->nroutes, compare_routes);
 	for (int i = 0; i < config->nroutes; i++)
-		finish_route(config, &config->routes[i]);
+		config_finish_route(config, &config->routes[i]);
 }
 
 /* Finds what one route names, or says why it leads nowhere. */
-static void
-finish_route(Config *config, Route *route)
+void
+config_finish_route(Config *config, Route *route)
 {
 	route->tier = config_tier(config, route->tier_name);
 	route->model_utf8 = try_to_utf8(route->model_name);

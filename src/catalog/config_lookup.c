@@ -52,7 +52,7 @@ provider_region(const Provider *provider, const char *name)
 	return NULL;
 }
 
-/* Finds a model that has a row or a route, or NULL. */
+/* Finds a model that has a row, a route or a probe, or NULL. */
 Model *
 provider_model(const Config *config, const Provider *provider,
 			   const char *name)

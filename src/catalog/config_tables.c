@@ -151,6 +151,8 @@ static const ConfigColumn tier_columns[] = {
 	{"hedge_after", INTERVALOID, read_duration,
 	offsetof(Tier, hedge_after), 0},
 	{"warm_share", FLOAT4OID, read_share, offsetof(Tier, warm_share), 0},
+	{"queue_timeout", INTERVALOID, read_duration,
+	offsetof(Tier, queue_timeout), 0},
 };
 
 static const Route blank_route = {
@@ -188,6 +190,22 @@ static const ConfigColumn rule_columns[] = {
 	{"enabled", BOOLOID, read_boolean, offsetof(Rule, enabled), 0},
 };
 
+static const Probe blank_probe = {
+	.provider_name = "",
+	.model_name = "",
+	.prompt = ""
+};
+
+static const ConfigColumn probe_columns[] = {
+	{"provider", TEXTOID, read_text, offsetof(Probe, provider_name), 0},
+	{"region", TEXTOID, read_text, offsetof(Probe, region_name), 0},
+	{"model", TEXTOID, read_text, offsetof(Probe, model_name), 0},
+	{"every", INTERVALOID, read_duration, offsetof(Probe, every), 0},
+	{"prompt", TEXTOID, read_text, offsetof(Probe, prompt), 0},
+	{"expect", TEXTOID, read_text, offsetof(Probe, expect), 0},
+	{"enabled", BOOLOID, read_boolean, offsetof(Probe, enabled), 0},
+};
+
 static const StoredSecret blank_secret = {.name = ""};
 
 static const ConfigColumn secret_columns[] = {
@@ -209,6 +227,7 @@ static const ConfigTable tables[CONFIG_NTABLES] = {
 	TABLE("llm_tier", Tier, blank_tier, tier_columns, tiers, ntiers),
 	TABLE("llm_route", Route, blank_route, route_columns, routes, nroutes),
 	TABLE("llm_rule", Rule, blank_rule, rule_columns, rules, nrules),
+	TABLE("llm_probe", Probe, blank_probe, probe_columns, probes, nprobes),
 	TABLE("llm_secret", StoredSecret, blank_secret, secret_columns,
 		  secrets, nsecrets),
 };

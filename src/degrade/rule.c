@@ -2,97 +2,20 @@
  * rule.c
  *	  The builtin model "rule": the rows of llm_rule.
  *
- * The first enabled rule whose feature and pattern fit answers. Patterns are
- * PostgreSQL's own regular expressions, compiled through its cache, under the
- * database's collation. The engine looks for interrupts itself, so a pattern
- * that backtracks for ever ends with the statement's timeout.
+ * The first enabled rule whose feature and pattern fit answers. A bad row must
+ * not silence the others: a pattern that is unusable matches nothing.
  */
 #include "postgres.h"
 
-#include "catalog/pg_collation.h"
 #include "lib/stringinfo.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "regex/regex.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "local.h"
+#include "pattern.h"
 
 /* The whole match and \1 to \9. */
 #define RULE_MAX_MATCHES 10
-
-/* What patterns are matched on. The engine counts in characters. */
-typedef struct Subject
-{
-	const char *text;
-	pg_wchar   *chars;
-	size_t		nchars;
-} Subject;
-
-/* Converts the prompt for the engine, once for all rules. */
-static void
-subject_init(Subject *subject, const char *text)
-{
-	size_t		len = strlen(text);
-
-	subject->text = text;
-	subject->chars = palloc_extended((len + 1) * sizeof(pg_wchar),
-									 MCXT_ALLOC_HUGE);
-	subject->nchars = pg_mb2wchar_with_len(text, subject->chars, (int) len);
-}
-
-/*
- * Compiles a pattern, or returns NULL when it is none. The table's trigger
- * refuses those, but a restore or a replica may bring one, and one bad row
- * must not silence the others.
- */
-static regex_t *
-compile(const char *pattern)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	regex_t    *volatile compiled = NULL;
-
-	PG_TRY();
-	{
-		compiled = RE_compile_and_cache(cstring_to_text(pattern),
-										REG_ADVANCED, DEFAULT_COLLATION_OID);
-	}
-	PG_CATCH();
-	{
-		/* thrown between two calls of the engine: nothing is held */
-		if (geterrcode() != ERRCODE_INVALID_REGULAR_EXPRESSION)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return compiled;
-}
-
-/* Says whether a pattern is found in the subject, and where its parts are. */
-static bool
-matches(const char *pattern, const Subject *subject, regmatch_t *parts)
-{
-	regex_t    *compiled = compile(pattern);
-	int			result;
-
-	if (compiled == NULL)
-		return false;
-	result = pg_regexec(compiled, subject->chars, subject->nchars, 0, NULL,
-						RULE_MAX_MATCHES, parts, 0);
-	if (result == REG_OKAY || result == REG_NOMATCH)
-		return result == REG_OKAY;
-
-	/* 15 returns REG_CANCEL instead of throwing */
-	CHECK_FOR_INTERRUPTS();
-	if (result == REG_ESPACE)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory"),
-				 errdetail("Failed while matching a pattern of llm_rule.")));
-	return false;				/* too complex: as one that does not match */
-}
 
 /* Returns where a character of the subject's text begins. */
 static const char *
@@ -177,7 +100,8 @@ first_match(const Config *config, const char *feature, const char *prompt)
 
 		CHECK_FOR_INTERRUPTS();
 		if (rule_serves(rule, feature) &&
-			matches(rule->pattern, &subject, parts))
+			pattern_match(rule->pattern, &subject, parts,
+						  RULE_MAX_MATCHES) == PATTERN_FOUND)
 			return fill_in(rule->answer, &subject, parts);
 	}
 	return NULL;

@@ -233,8 +233,9 @@ reserve(Try *try, const TransferLimits *limits, Usec now)
 										 candidate->route->model);
 
 	if (health_reserve(&candidate->target->health, tokens,
-					   call->spec.only != NULL, limits->timeout + LEASE_GRACE,
-					   now, &try->reservation, &check))
+					   call->router.needs.leave, call->spec.only != NULL,
+					   limits->timeout + LEASE_GRACE, now, &try->reservation,
+					   &check))
 		return true;
 	if (check.why != WHY_BREAKER && check.why != WHY_NONE)
 		note_later(call, candidate, try->tier,
@@ -325,6 +326,19 @@ parse_response(Try *try, Reply *reply)
 	return outcome;
 }
 
+/* Lets the driver say whether an answer is one, before that is booked. */
+static Outcome
+judge_answer(Try *try, Attempt *attempt, const Reply *reply)
+{
+	Call	   *call = try->call;
+	const char *wrong = call->spec.judge ? call->spec.judge(call, reply) : NULL;
+
+	if (wrong == NULL)
+		return OUTCOME_OK;
+	attempt->error = MemoryContextStrdup(call->context, wrong);
+	return OUTCOME_INVALID_OUTPUT;
+}
+
 /* Reads what a whole response says. */
 static Outcome
 read_response(Try *try, Attempt *attempt, Reply *reply)
@@ -337,8 +351,9 @@ read_response(Try *try, Attempt *attempt, Reply *reply)
 	attempt->reasoning_tokens = reply->reasoning_tokens;
 	if (reply->answered_as && strcmp(reply->answered_as, route->model_utf8) != 0)
 		attempt->answered_as = provider_text(try, attempt, reply->answered_as);
-	if (outcome != OUTCOME_OK)
-		attempt->error = provider_text(try, attempt, reply->error_text);
+	if (outcome == OUTCOME_OK)
+		return judge_answer(try, attempt, reply);
+	attempt->error = provider_text(try, attempt, reply->error_text);
 	return outcome;
 }
 

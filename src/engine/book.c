@@ -218,9 +218,10 @@ try_cancel(Try *try, bool outrun, Usec now)
 
 	attempt->ms = (now - try->transfer->started) / USEC_MSEC;
 	attempt->hedge = try->hedge;
-	if (!cost_add_abandoned(&call->cost, try->candidate->route->model,
-							&call->router.needs.estimate))
-		call->cost_known = false;
+	attempt->cost_known = cost_add_abandoned(&attempt->cost,
+											 try->candidate->route->model,
+											 &call->router.needs.estimate);
+	call_add_cost(call, attempt);
 	if (outrun && health_is_overdue(&try->reservation, now))
 	{
 		result.kind = RESULT_FAILURE;

@@ -22,6 +22,7 @@
  */
 #include "postgres.h"
 
+#include "common/int.h"
 #include "utils/memutils.h"
 
 #include "call_impl.h"
@@ -159,8 +160,18 @@ call_add_attempt(Call *call, const Tier *tier, const Candidate *candidate,
 		.candidate = candidate,
 		.outcome = outcome,
 		.reasoning_tokens = -1,
+		.cost_known = true,
 	};
 	return attempt;
+}
+
+/* Adds the cost of an attempt to its call's. */
+void
+call_add_cost(Call *call, const Attempt *attempt)
+{
+	if (!attempt->cost_known ||
+		pg_add_s64_overflow(call->cost, attempt->cost, &call->cost))
+		call->cost_known = false;
 }
 
 /* Begins the walk, or ends at once where no walk is allowed. */
@@ -282,6 +293,25 @@ go_on(Call *call, const Candidate *failed, Outcome outcome, Usec now)
 		call_route_on(call, now);
 }
 
+/* Returns a count of tokens that a provider tells; 0 when it does not. */
+static int64
+told(int64 tokens)
+{
+	return Min(Max(tokens, 0), PG_INT32_MAX);
+}
+
+/* Takes what an attempt has used, for itself and for its call. */
+static void
+take_usage(Try *try, Attempt *attempt, const Reply *reply)
+{
+	attempt->input_tokens = told(reply->input_tokens);
+	attempt->output_tokens = told(reply->output_tokens);
+	attempt->cached_tokens = told(reply->cached_tokens);
+	attempt->cost_known = cost_add_reply(&attempt->cost,
+										 try->candidate->route->model, reply);
+	call_add_cost(try->call, attempt);
+}
+
 /* Takes the end of the transfer of one of a call's attempts. */
 void
 call_transfer_ended(Try *try, Usec now)
@@ -296,8 +326,7 @@ call_transfer_ended(Try *try, Usec now)
 
 	Assert(call->state == CALL_SENDING);
 	outcome = try_read(try, attempt, &reply);
-	if (!cost_add_reply(&call->cost, candidate->route->model, &reply))
-		call->cost_known = false;
+	take_usage(try, attempt, &reply);
 	try_book(try, attempt, &reply, now);
 	if (outcome == OUTCOME_OK)
 	{

@@ -8,6 +8,8 @@
  *
  *	call_create -> call_start -> (call_wake | call_transfer_ended |
  *	call_local_done)* -> state CALL_ENDED -> read the result -> call_free
+ *
+ * loop.h does all of that for any number of calls.
  */
 #ifndef LLM_CALL_H
 #define LLM_CALL_H
@@ -27,6 +29,8 @@
 /* No tokenizer makes fewer tokens of a text than one for so many bytes. */
 #define PROMPT_MAX_BYTES_PER_TOKEN 8
 
+struct Call;
+
 /* What is asked. Strings and trees must outlive the call. */
 typedef struct CallSpec
 {
@@ -41,7 +45,14 @@ typedef struct CallSpec
 	Usec		timeout;		/* of the whole call */
 	Usec		deadline;		/* the caller's own, or USEC_NEVER */
 	bool		allow_degraded;
+	bool		background;		/* leaves llm_failover.sync_reserve of limits */
 	const Candidate *only;		/* ask this one, once, and nobody else */
+
+	/*
+	 * Says what is wrong with a model's answer, or NULL, before that is booked:
+	 * it then counts as OUTCOME_INVALID_OUTPUT. NULL: nothing ever is.
+	 */
+	const char *(*judge) (const struct Call *call, const Reply *reply);
 } CallSpec;
 
 typedef enum CallState
@@ -80,6 +91,11 @@ typedef struct Attempt
 	const char *request_id;
 	const char *answered_as;	/* when not the model asked for */
 	int64		reasoning_tokens;	/* -1 = not told */
+	int64		input_tokens;	/* 0 = none, or not told */
+	int64		output_tokens;
+	int64		cached_tokens;
+	Picodollars cost;			/* of what it tells of tokens */
+	bool		cost_known;
 	bool		replaced;		/* characters that the encoding lacks */
 	bool		reconnected;	/* a kept connection had died */
 	bool		hedge;			/* asked beside another that was silent */
@@ -170,6 +186,8 @@ typedef struct Call
 	int			refusal;		/* index of the attempt that refused, or -1 */
 	Answer		answer;
 
+	void	   *owner;			/* the driver's, untouched */
+
 	/* the loop's own */
 	bool		queued;			/* in the loop's heap, by `wake` */
 	pairingheap_node wake_node;
@@ -183,11 +201,5 @@ extern void call_transfer_ended(Try *try, Usec now);
 extern void call_local_done(Call *call, const LocalAnswer *local, Usec now);
 extern void call_abandon(Call *call);
 extern void call_free(Call *call);
-
-/* Answers for a builtin model: the driver's local work. */
-typedef void (*LocalWork) (Call *call, LocalAnswer *answer);
-
-/* loop.c: runs calls side by side until all have ended */
-extern void calls_run(Call **calls, int ncalls, LocalWork work);
 
 #endif							/* LLM_CALL_H */

@@ -26,6 +26,7 @@ extern void call_set_state(Call *call, CallState state);
 extern void call_fail(Call *call, CallError error, Usec now);
 extern Attempt *call_add_attempt(Call *call, const Tier *tier,
 								 const Candidate *candidate, Outcome outcome);
+extern void call_add_cost(Call *call, const Attempt *attempt);
 extern bool call_misconfigured(Call *call, const char *problem,
 							   const char *hint);
 

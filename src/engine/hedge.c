@@ -72,7 +72,7 @@ breaker_is_open(const Try *try, Usec now)
 {
 	HealthCheck check;
 
-	health_check(&try->candidate->target->health, 0, now, &check);
+	health_check(&try->candidate->target->health, 0, 0, now, &check);
 	return check.verdict == HEALTH_OUT && check.why == WHY_BREAKER &&
 		check.until > 0 && !check.forced;
 }

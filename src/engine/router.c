@@ -99,7 +99,7 @@ router_next_tier(Router *router)
  * another one by now. True when it was.
  */
 static bool
-end_outdated_trip(const Router *router, const Candidate *candidate,
+end_outdated_trip(const Config *config, const Candidate *candidate,
 				  const HealthCheck *check, Usec now)
 {
 	Cell	   *cell = cell_of(candidate->target->health.cells[check->scope]);
@@ -110,8 +110,7 @@ end_outdated_trip(const Router *router, const Candidate *candidate,
 		return false;
 	blamed = pg_atomic_read_u64(&cell->fingerprint);
 	if (blamed == 0 ||
-		blamed == secret_fingerprint(router->config, candidate->region,
-									 check->scope))
+		blamed == secret_fingerprint(config, candidate->region, check->scope))
 		return false;
 	health_reset(candidate->target->health.cells[check->scope],
 				 "its key or address has changed", now);
@@ -120,15 +119,16 @@ end_outdated_trip(const Router *router, const Candidate *candidate,
 
 /*
  * Says whether a provider's candidate may be asked now for a request of so many
- * tokens: by its health, and by that of our own network.
+ * tokens, which leaves a share of each limit to others: by its health, and by
+ * that of our own network.
  */
 void
-router_check(const Candidate *candidate, int64 tokens, Usec now,
+router_check(const Candidate *candidate, int64 tokens, double leave, Usec now,
 			 HealthCheck *check)
 {
 	Usec		until;
 
-	health_check(&candidate->target->health, tokens, now, check);
+	health_check(&candidate->target->health, tokens, leave, now, check);
 	if (check->verdict == HEALTH_OUT)
 		return;
 	until = network_pause(shared_network(), candidate->region->host, now);
@@ -136,6 +136,17 @@ router_check(const Candidate *candidate, int64 tokens, Usec now,
 		*check = (HealthCheck) {
 			.verdict = HEALTH_OUT, .why = WHY_NETWORK, .until = until,
 		};
+}
+
+/* The same, for who is about to ask it: a trip whose cause is gone ends. */
+void
+router_examine(const Config *config, const Candidate *candidate, int64 tokens,
+			   double leave, Usec now, HealthCheck *check)
+{
+	router_check(candidate, tokens, leave, now, check);
+	if (unlikely(check->verdict == HEALTH_OUT && check->sticky) &&
+		end_outdated_trip(config, candidate, check, now))
+		router_check(candidate, tokens, leave, now, check);
 }
 
 /* Looks whether a candidate takes a call now. */
@@ -157,10 +168,8 @@ admit(Router *router, int i, Usec now)
 		return;
 	tokens = candidate->target->health.tpm == 0 ? 0 :
 		estimate_tokens(&router->needs.estimate, candidate->route->model);
-	router_check(candidate, tokens, now, health);
-	if (unlikely(health->verdict == HEALTH_OUT && health->sticky) &&
-		end_outdated_trip(router, candidate, health, now))
-		router_check(candidate, tokens, now, health);
+	router_examine(router->config, candidate, tokens, router->needs.leave, now,
+				   health);
 }
 
 /* Looks at all candidates of the current tier and shares out its calls. */
@@ -286,7 +295,7 @@ router_pick(Router *router, Usec now)
 Usec
 router_limit_ends(const HealthCheck *check, Usec now)
 {
-	if (check->why != WHY_MAX_INFLIGHT)
+	if (check->why != WHY_MAX_INFLIGHT || check->until == USEC_NEVER)
 		return Max(check->until, now);
 	return now + (Usec) pg_prng_uint64_range(&pg_global_prng_state,
 											 SLOT_POLL_MIN, SLOT_POLL_MAX);

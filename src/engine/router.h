@@ -28,6 +28,7 @@ typedef struct RouteNeeds
 	uint32		capabilities;	/* CAP_… that the messages need */
 	int64		min_tokens;		/* the prompt has no fewer than these */
 	Estimate	estimate;		/* what it may take */
+	double		leave;			/* the share of each limit that is for others */
 	const char *providers_off;	/* why no provider may be asked, or NULL */
 	const Model *larger_than;	/* a model whose window was too small, or NULL */
 } RouteNeeds;
@@ -72,8 +73,11 @@ extern void router_start(Router *router, const Config *config,
 extern bool router_next_tier(Router *router);
 extern void router_revisit(Router *router, const Tier *tier);
 extern void router_admit(Router *router, Usec now);
-extern void router_check(const Candidate *candidate, int64 tokens, Usec now,
-						 HealthCheck *check);
+extern void router_check(const Candidate *candidate, int64 tokens,
+						 double leave, Usec now, HealthCheck *check);
+extern void router_examine(const Config *config, const Candidate *candidate,
+						   int64 tokens, double leave, Usec now,
+						   HealthCheck *check);
 extern const Candidate *router_pick(Router *router, Usec now);
 extern const Candidate *router_pick_retry(Router *router);
 extern const Candidate *router_first_chance(Router *router, bool own_limits,
@@ -101,9 +105,48 @@ extern bool router_satisfies_residency(const Config *config, const Tier *tier,
 /* Stands for words that depend on the call: see router_why(). */
 extern const char *const router_out_residency;
 
+/* outlook.c: what a tier can do for tasks, which wait for it in the queue */
+
+/* What calls to a tier may expect without its fallback. */
+typedef enum OutlookState
+{
+	OUTLOOK_READY,				/* somebody is well, or builtin models serve */
+	OUTLOOK_LIMITED,			/* only ones that ramp, or that are on trial */
+	OUTLOOK_OUT					/* nobody is admitted */
+} OutlookState;
+
+typedef struct TierOutlook
+{
+	OutlookState state;
+	int			calls;			/* about how many more get through now, by */
+								/* limits, permits and ramps; 0 when OUT, */
+								/* PG_INT32_MAX = no end is known */
+	Usec		until;			/* when that may be one more; 0 = not known */
+} TierOutlook;
+
+/*
+ * Says what calls of so many tokens may expect of a tier now that leave a share
+ * of each limit to others. The calls' other needs, residency for one, are not
+ * looked at. Like a call, it ends a trip whose cause is gone. May allocate in
+ * the current context.
+ */
+extern void tier_outlook(const Config *config, const Tier *tier, double leave,
+						 int64 tokens, Usec now, TierOutlook *outlook);
+
+/*
+ * Says in words why the tier_outlook() of tasks, however small, is OUTLOOK_OUT,
+ * or NULL when it is not.
+ */
+extern char *tier_blocked_by(const Config *config, const Tier *tier, Usec now);
+
+/* Says whether a tier has an enabled route to a provider. */
+extern bool tier_has_model(const Tier *tier);
+
 /* words.c: what health says, for people */
 extern char *health_in_words(const Candidate *candidate,
 							 const HealthCheck *check, Usec now);
+extern char *health_in_few_words(const Candidate *candidate,
+								 const HealthCheck *check, Usec now);
 extern char *time_in_words(Usec at, Usec now);
 
 #endif							/* LLM_ROUTER_H */

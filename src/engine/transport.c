@@ -17,7 +17,7 @@
  *	 transfers hold is reachable from here and their owners release them.
  * - NOSIGNAL and QUICK_EXIT are set on each handle, so that giving up on a
  *	 transfer never waits for a resolver. What is left behind is a thread: see
- *	 transport_net.c, which bounds them.
+ *	 transport_lookup.c, which bounds them.
  * - CAINFO is set and CAPATH is not, because only then does libcurl keep the
  *	 parsed store across connections.
  * - libcurl keeps connections and finds one that fits (host, port, TLS
@@ -75,6 +75,7 @@ reset(TransferState *state, const TransferLimits *limits, void *owner)
 	state->limits = *limits;
 	state->phase = PHASE_CONNECTING;
 	state->looking_up = false;
+	state->put_off = false;
 	state->times_sent = 0;
 	state->redone = false;
 	state->header_bytes = 0;
@@ -86,11 +87,7 @@ reset(TransferState *state, const TransferLimits *limits, void *owner)
 	in_use++;
 }
 
-/*
- * Begins a request; the request may be freed afterwards. As much of it is done
- * as can be done without waiting, so the transfer may have ended already;
- * transport_wait() returns it all the same. Raises only on out of memory.
- */
+/* Does as much of a request as can be done without waiting. */
 Transfer *
 transport_start(const HttpRequest *request, const TransferLimits *limits,
 				void *owner)
@@ -128,12 +125,9 @@ begin(TransferState *state, const HttpRequest *request)
 	return true;
 }
 
-/*
- * Waits until a transfer has ended, and returns it (each one once), or until
- * `until`, and returns NULL. Serves interrupts, so it may throw.
- */
+/* Serves interrupts before each turn, so it may throw. */
 Transfer *
-transport_wait(Usec until)
+transport_wait(Usec until, bool latch)
 {
 	const char *problem = loop_open();
 
@@ -153,16 +147,12 @@ transport_wait(Usec until)
 			state->unreported = false;
 			return &state->transfer;
 		}
-		if (!loop_turn(until))
+		if (!loop_turn(until) || (loop_was_latched() && latch))
 			return NULL;
 	}
 }
 
-/*
- * Takes a transfer back, and aborts it when it is still running. Harmless for
- * NULL and for one that nobody has started since it was released. Never
- * throws, never waits.
- */
+/* Never throws, never waits. */
 void
 transport_release(Transfer *transfer)
 {
@@ -171,7 +161,7 @@ transport_release(Transfer *transfer)
 	if (state == NULL || !state->in_use)
 		return;
 	loop_set_due(state, USEC_NEVER);
-	lookup_abandon(state);
+	lookup_forget(state);
 	loop_remove(state);
 	if (state->redone)
 		handle_avoid_kept(state, false);
@@ -297,6 +287,11 @@ transfer_overdue(TransferState *state)
 					 limits->timeout / USEC_MSEC);
 		end(state);
 	}
+	else if (state->put_off)
+	{
+		describe_end(state, CURLE_OPERATION_TIMEDOUT);
+		end(state);
+	}
 	else if (state->phase == PHASE_ASKED)
 	{
 		transfer->end = TRANSFER_FIRST_BYTE_TIMEOUT;
@@ -365,15 +360,67 @@ redo(TransferState *state)
 	return loop_add(state);
 }
 
+/* Returns when the time for connecting is over. */
+static Usec
+connect_due(const TransferState *state)
+{
+	return Min(total_due(state),
+			   state->transfer.started + state->limits.connect_timeout);
+}
+
+/* Takes a transfer from libcurl until another's look-up has ended. */
+static void
+put_off(TransferState *state)
+{
+	loop_remove(state);
+	loop_set_due(state, connect_due(state));
+	lookup_wait(state);
+}
+
+/* Goes on with a transfer that was put off. */
+void
+transfer_resume(TransferState *state)
+{
+	state->error[0] = '\0';
+	if (handle_set_connect_timeout(state, connect_due(state) - clock_now()) &&
+		loop_add(state))
+	{
+		loop_set_due(state, total_due(state));
+		return;
+	}
+	describe_end(state, CURLE_OUT_OF_MEMORY);
+	end(state);
+}
+
+/* A name does not resolve: ends those that were waiting for it, too. */
+static void
+fail_fellows(TransferState *state, CURLcode code)
+{
+	TransferState *fellow;
+
+	lookup_end(state);
+	while ((fellow = lookup_next_fellow(state)) != NULL)
+	{
+		strlcpy(fellow->error, state->error, sizeof(fellow->error));
+		describe_end(fellow, code);
+		end(fellow);
+	}
+}
+
 /* libcurl has finished a transfer, or has all that it can get. */
 void
 transfer_done(TransferState *state, CURLcode code)
 {
+	if (state->put_off)
+	{
+		put_off(state);
+		return;
+	}
 	if (was_unlucky(state, code) && redo(state))
 		return;
-	if (code == CURLE_COULDNT_RESOLVE_HOST ||
-		code == CURLE_COULDNT_RESOLVE_PROXY)
-		lookup_end(state);
+	if (state->looking_up && (code == CURLE_COULDNT_RESOLVE_HOST ||
+							  code == CURLE_COULDNT_RESOLVE_PROXY))
+		fail_fellows(state, code);
 	if (is_break(code) && has_whole_response(state))
 		code = CURLE_OK;
 	describe_end(state, code);
@@ -393,7 +440,7 @@ end(TransferState *state)
 		curl_easy_getinfo(state->easy, CURLINFO_NUM_CONNECTS, &connects);
 	transfer->connects = state->times_sent > 1 ? 2 : (int) connects;
 	transfer->finished = clock_now();
-	lookup_abandon(state);
+	lookup_forget(state);
 	loop_set_due(state, USEC_NEVER);
 	loop_remove(state);
 	dlist_push_tail(&unreported, &state->link);

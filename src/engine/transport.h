@@ -67,17 +67,27 @@ extern Transfer *transport_start(const HttpRequest *request,
 
 /*
  * Waits until a transfer has ended, and returns it (each one once), or until
- * `until`, and returns NULL. Sockets and the process latch are waited for
- * together; interrupts are served, so it may throw: the caller's transfers
- * then still have to be released.
+ * `until`, and returns NULL; with `latch` also when the process latch was set,
+ * which it resets. Sockets and the process latch are waited for together;
+ * interrupts are served, so it may throw: the caller's transfers then still
+ * have to be released.
  */
-extern Transfer *transport_wait(Usec until);
+extern Transfer *transport_wait(Usec until, bool latch);
 
 /*
  * Takes a transfer back. Harmless for NULL, and twice in a row; but the next
  * transport_start() may use its memory again, so forget the pointer.
  */
 extern void transport_release(Transfer *transfer);
+
+/*
+ * Prepares this process for so many transfers at once, where a session has
+ * about 250: has the kernel allow it the descriptors, and keeps connections and
+ * handles for as many. Returns how many fit, at least 1. May be called again
+ * with another number. Once nobody has asked for anything for two minutes, the
+ * connections are closed if they are more than a session keeps.
+ */
+extern int	transport_reserve(int ncalls);
 
 /* For tests and views: handles in use, kept connections, abandoned look-ups. */
 typedef struct TransportCounts

@@ -13,7 +13,7 @@
 #include "settings.h"
 #include "transport_impl.h"
 
-/* Unused handles beyond this are freed. */
+/* Unused handles beyond this are freed, unless more are needed. */
 #define MAX_UNUSED_HANDLES 16
 
 /*
@@ -62,6 +62,7 @@ static const char *const ca_files[] = {
 
 static dlist_head unused = DLIST_STATIC_INIT(unused);
 static int	nunused;
+static int	max_unused = MAX_UNUSED_HANDLES;
 
 static bool set_fixed_options(TransferState *state);
 
@@ -76,6 +77,7 @@ handle_free(TransferState *state)
 	free(state->head.data);
 	free(state->body.data);
 	free(state->url);
+	free(state->host);
 	free(state->ca_file);
 	free(state->proxy);
 	free(state);
@@ -118,7 +120,7 @@ handle_give_back(TransferState *state)
 		explicit_bzero(state->copy.data + state->secrets_from,
 					   state->secrets_to - state->secrets_from);
 	state->secrets_from = state->secrets_to = 0;
-	if (nunused >= MAX_UNUSED_HANDLES)
+	if (nunused >= max_unused)
 	{
 		handle_free(state);
 		return;
@@ -128,6 +130,22 @@ handle_give_back(TransferState *state)
 	bytes_reset(&state->body);
 	dlist_push_head(&unused, &state->link);
 	nunused++;
+}
+
+/* Has so many unused handles kept, or as many as usual if that is more. */
+void
+handle_keep(int n)
+{
+	max_unused = Max(n, MAX_UNUSED_HANDLES);
+}
+
+/* Frees handles that nobody has used for long. */
+void
+handle_forget(void)
+{
+	for (; nunused > MAX_UNUSED_HANDLES; nunused--)
+		handle_free(dlist_container(TransferState, link,
+									dlist_pop_head_node(&unused)));
 }
 
 /* Sets what is the same for all requests. */
@@ -240,8 +258,10 @@ study_url(TransferState *state, const char *url)
 	if (ok)
 	{
 		state->plain = pg_strcasecmp(scheme, "https") != 0;
-		state->by_name = !net_host_is_literal(host);
 		state->to_loopback = net_host_is_loopback(host);
+		/* what is loopback by name, libcurl knows without asking */
+		state->by_name = !net_host_is_literal(host) && !state->to_loopback;
+		ok = remember(&state->host, host);
 	}
 	curl_free(scheme);
 	curl_free(host);
@@ -328,6 +348,14 @@ curl_ms(Usec time)
 	return (long) Min(Max(ms, 1), INT_MAX);
 }
 
+/* Sets how long a handle may take to connect, from when it is begun. */
+bool
+handle_set_connect_timeout(TransferState *state, Usec timeout)
+{
+	return curl_easy_setopt(state->easy, CURLOPT_CONNECTTIMEOUT_MS,
+							curl_ms(timeout)) == CURLE_OK;
+}
+
 /*
  * Sets a handle up for a request. False when that cannot be done; the transfer
  * then has a problem noted, or memory ran out.
@@ -347,8 +375,7 @@ handle_prepare(TransferState *state, const HttpRequest *request)
 						 (curl_off_t) state->body_len) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_HTTPHEADER,
 						 state->headers) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
-						 curl_ms(state->limits.connect_timeout)) == CURLE_OK;
+		handle_set_connect_timeout(state, state->limits.connect_timeout);
 }
 
 /* Has the next request of a handle go over a new connection, or not. */

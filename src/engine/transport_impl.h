@@ -64,6 +64,7 @@ typedef struct TransferState
 	char	   *ca_file;
 	char	   *proxy;
 	bool		plain;			/* of url: not https */
+	char	   *host;			/* of url */
 	bool		by_name;		/* of url: its host has to be looked up */
 	bool		to_loopback;	/* of url: its host is loopback by name */
 
@@ -75,6 +76,8 @@ typedef struct TransferState
 	/* progress */
 	TransferPhase phase;
 	bool		looking_up;		/* a thread of libcurl's may be resolving */
+	bool		put_off;		/* until another's look-up has ended */
+	dlist_node	lookup_link;	/* in the list of either, if so */
 	int			times_sent;		/* > 1: a kept connection was dead */
 	bool		redone;			/* by us, after libcurl had given up */
 	Usec		due;			/* what our clock waits for; USEC_NEVER */
@@ -93,21 +96,11 @@ typedef struct TransferState
 	char		error[CURL_ERROR_SIZE];
 } TransferState;
 
-/* Readiness is taken in batches of this size at most. */
-#define EVENT_BATCH 16
-
-/* A descriptor that is ready. */
-typedef struct Ready
-{
-	int			fd;
-	uint32		number;
-	int			how;			/* CURL_CSELECT_IN | OUT; 0 = libcurl must look */
-} Ready;
-
 /* transport_watch.c: which sockets libcurl waits for, and which are ready */
 extern const char *watch_open(int *set);
-extern int	watch_fetch(Ready *ready);
-extern bool watch_is_wanted(const Ready *ready);
+extern void watch_fetch(void);
+extern bool watch_has_next(void);
+extern bool watch_next(curl_socket_t *fd, int *how);
 extern int	watch_socket(CURL *easy, curl_socket_t fd, int what, void *arg,
 						 void *socket_arg);
 extern void watch_own(curl_socket_t fd);
@@ -116,17 +109,20 @@ extern void watch_find_lost(void);
 
 /* transport_loop.c: the multi handle, clocks and the latch */
 extern const char *loop_open(void);
+extern void loop_bound(int kept, int total);
 extern void loop_check_kept(void);
 extern bool loop_add(TransferState *state);
 extern void loop_remove(TransferState *state);
 extern void loop_set_due(TransferState *state, Usec due);
 extern void loop_run_timer(void);
 extern bool loop_turn(Usec until);
+extern bool loop_was_latched(void);
 extern void loop_fail(const char *text);
 
 /* transport.c */
 extern void transfer_done(TransferState *state, CURLcode code);
 extern void transfer_overdue(TransferState *state);
+extern void transfer_resume(TransferState *state);
 extern void transfer_connecting(TransferState *state);
 extern void transfer_asked(TransferState *state);
 extern void transfer_answering(TransferState *state);
@@ -137,7 +133,10 @@ extern void transfer_problem(TransferState *state, TransferEnd end,
 extern TransferState *handle_take(void);
 extern void handle_give_back(TransferState *state);
 extern bool handle_prepare(TransferState *state, const HttpRequest *request);
+extern bool handle_set_connect_timeout(TransferState *state, Usec timeout);
 extern bool handle_avoid_kept(TransferState *state, bool avoid);
+extern void handle_keep(int n);
+extern void handle_forget(void);
 
 /* transport_receive.c: callbacks of a transfer, and their memory */
 extern bool bytes_reserve(Bytes *bytes, size_t more);
@@ -148,7 +147,12 @@ extern int	receive_permission(void *arg, char *remote_ip, char *local_ip,
 extern size_t receive_header(char *line, size_t size, size_t count, void *arg);
 extern size_t receive_body(char *bytes, size_t size, size_t count, void *arg);
 
-/* transport_net.c: descriptors, addresses and look-ups */
+/* transport_fds.c: how many descriptors there may be */
+extern bool fds_take(int n);
+extern void fds_take_open(void);
+extern void fds_give(int n);
+
+/* transport_net.c: sockets and addresses */
 extern curl_socket_t net_open_socket(void *arg, curlsocktype purpose,
 									 struct curl_sockaddr *address);
 extern int	net_close_socket(void *arg, curl_socket_t fd);
@@ -158,10 +162,15 @@ extern bool net_host_is_loopback(const char *host);
 extern bool net_host_is_literal(const char *host);
 extern bool net_address_is_loopback(const char *address);
 extern void net_forbid_plain(TransferState *state, const char *address);
+
+/* transport_lookup.c: name look-ups */
 extern int	lookup_begin(void *resolver, void *reserved, void *arg);
 extern void lookup_end(TransferState *state);
-extern void lookup_abandon(TransferState *state);
+extern void lookup_forget(TransferState *state);
 extern void lookup_unblock_signals(void);
+extern void lookup_wait(TransferState *state);
+extern TransferState *lookup_next_resumed(void);
+extern TransferState *lookup_next_fellow(const TransferState *state);
 extern int	lookup_unfinished(void);
 
 /* transport_end.c: from libcurl's codes to ours, and words for people */

@@ -6,8 +6,8 @@
  * we only write that down and call it from here, never from its callbacks. Its
  * sockets live in a set of our own (transport_watch.c), and that set is one
  * entry of a WaitEventSet, beside the latch: whoever sets the latch ends the
- * wait at once. A turn does one thing and costs the same however many
- * transfers there are.
+ * wait at once. A turn serves one socket and one clock at most, and costs the
+ * same however many transfers there are.
  */
 #include "postgres.h"
 
@@ -18,29 +18,42 @@
 #include "compat.h"
 #include "transport_impl.h"
 
-/* As many connections are kept while nobody uses them. */
+/*
+ * As many connections are kept while nobody uses them. In a process that is
+ * prepared for more transfers it is as many as these; but when it has had none
+ * for some time, and libcurl would not use what is left any more (it does not
+ * trust a connection that was idle for 118 s), all are closed.
+ */
 #define MAX_KEPT_CONNECTIONS 64
+#define FORGET_AFTER (120 * USEC_SEC)
+
+/* How often kept connections are looked at while there is much to do. */
+#define LOOK_AT_KEPT_INTERVAL USEC_MSEC
 
 /* Longest wait at a time; bounds the arithmetic, nothing else. */
 #define MAX_WAIT (3600 * USEC_SEC)
 
 static CURLM *multi;
+static int	kept = MAX_KEPT_CONNECTIONS;
+static int	total;				/* connections there may be; 0 = any number */
+static int	added;				/* transfers that libcurl has */
+static Usec idle_since;			/* when it last had some */
 static WaitEventSet *wait_set;
 static uint32 wait_event;
 static const char *failure;		/* raised by the next turn */
+static bool latched;			/* the latch was set in the last turn */
 
-static Ready batch[EVENT_BATCH];
-static int	batch_len;
-static int	batch_next;
-
+static void set_bounds(void);
 static int	on_timer(CURLM *handle, long ms, void *arg);
 static int	compare_due(const pairingheap_node *a, const pairingheap_node *b,
 						void *arg);
 static void act(curl_socket_t fd, int how);
-static void dispatch(const Ready *ready);
 static bool run_due(Usec now);
+static bool serve_socket(void);
 static bool wait_for_events(Usec now, Usec until);
+static void look(Usec now);
 
+static Usec looked_at;			/* at sockets */
 static Usec timer_due = USEC_NEVER; /* libcurl's */
 static pairingheap clocks = {compare_due, NULL, NULL};	/* ours: running */
 												/* transfers by `due` */
@@ -88,10 +101,31 @@ open_multi(void)
 		return "could not initialize libcurl";
 	curl_multi_setopt(handle, CURLMOPT_SOCKETFUNCTION, watch_socket);
 	curl_multi_setopt(handle, CURLMOPT_TIMERFUNCTION, on_timer);
-	curl_multi_setopt(handle, CURLMOPT_MAXCONNECTS,
-					  (long) MAX_KEPT_CONNECTIONS);
 	multi = handle;
+	set_bounds();
 	return NULL;
+}
+
+/* Tells libcurl how many connections there may be. */
+static void
+set_bounds(void)
+{
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) kept);
+	curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long) total);
+}
+
+/*
+ * Has libcurl keep so many connections as are needed for that many transfers,
+ * if that is more than usual. Beyond `max` it closes an idle one before it
+ * opens another, or else has the transfer wait.
+ */
+void
+loop_bound(int transfers, int max)
+{
+	kept = Max(transfers, MAX_KEPT_CONNECTIONS);
+	total = max;
+	if (multi != NULL)
+		set_bounds();
 }
 
 /*
@@ -134,6 +168,7 @@ bool
 loop_add(TransferState *state)
 {
 	state->running = curl_multi_add_handle(multi, state->easy) == CURLM_OK;
+	added += state->running;
 	return state->running;
 }
 
@@ -145,6 +180,8 @@ loop_remove(TransferState *state)
 		return;
 	curl_multi_remove_handle(multi, state->easy);
 	state->running = false;
+	added--;
+	idle_since = clock_now();
 }
 
 /* Orders transfers by what comes first. */
@@ -179,15 +216,17 @@ loop_set_due(TransferState *state, Usec due)
 /* ---- Turning ---- */
 
 /*
- * Does one thing that is due, or else waits until there is one. False when
- * there was nothing until `until`. May raise, but serves no interrupts: the
- * caller does, between any two turns.
+ * Does what is due, and serves a socket that is ready; or else waits until
+ * there is something. False when there was nothing until `until`. May raise,
+ * but serves no interrupts: the caller does, between any two turns.
  */
 bool
 loop_turn(Usec until)
 {
-	Usec		now;
+	Usec		now = clock_now();
+	bool		done;
 
+	latched = false;
 	if (failure)
 	{
 		const char *text = failure;
@@ -197,33 +236,51 @@ loop_turn(Usec until)
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("request loop failed: %s", text)));
 	}
-	if (batch_next < batch_len)
-	{
-		dispatch(&batch[batch_next++]);
+	done = run_due(now);
+	/* there may be something to do at all times: see to the latch, too */
+	if (!MyLatch->is_set && (serve_socket() || done))
 		return true;
-	}
-	now = clock_now();
-	return run_due(now) || wait_for_events(now, until);
+	return wait_for_events(now, done ? now : until) || done;
 }
 
-/* Has libcurl look at a socket that is ready. */
-static void
-dispatch(const Ready *ready)
+/* Says whether the process latch was set in the last turn; it is reset. */
+bool
+loop_was_latched(void)
 {
-	if (watch_is_wanted(ready))
-		act(ready->fd, ready->how);
+	return latched;
+}
+
+/* Has libcurl look at the next socket that is ready, if there is one. */
+static bool
+serve_socket(void)
+{
+	curl_socket_t fd;
+	int			how;
+
+	if (!watch_next(&fd, &how))
+		return false;
+	act(fd, how);
+	return true;
+}
+
+/* Takes note of which sockets are ready. */
+static void
+look(Usec now)
+{
+	looked_at = now;
+	watch_fetch();
 }
 
 /* Looks whether kept connections are still fit for use. Never waits. */
 void
 loop_check_kept(void)
 {
-	if (net_sockets() == 0)
+	Usec		now = clock_now();
+
+	if (net_sockets() == 0 ||
+		(watch_has_next() && now - looked_at < LOOK_AT_KEPT_INTERVAL))
 		return;
-	batch_len = watch_fetch(batch);
-	batch_next = 0;
-	for (int i = 0; i < batch_len; i++)
-		(void) watch_is_wanted(&batch[i]);
+	look(now);
 }
 
 /* Lets libcurl do what it has put off until now. */
@@ -236,12 +293,44 @@ loop_run_timer(void)
 	act(CURL_SOCKET_TIMEOUT, 0);
 }
 
+/* Returns when the connections are to be closed that nobody uses. */
+static Usec
+forget_due(void)
+{
+	return added == 0 && net_sockets() > MAX_KEPT_CONNECTIONS ?
+		idle_since + FORGET_AFTER : USEC_NEVER;
+}
+
+/* Closes all connections. The next transfer opens the loop anew. */
+static void
+forget_connections(void)
+{
+	CURLM	   *handle = multi;
+
+	multi = NULL;
+	timer_due = USEC_NEVER;
+	curl_multi_cleanup(handle);
+	watch_find_lost();
+	handle_forget();
+}
+
 /* Does one thing whose time has come. */
 static bool
 run_due(Usec now)
 {
-	TransferState *first;
+	TransferState *first = lookup_next_resumed();
 
+	if (first)
+	{
+		transfer_resume(first);
+		loop_run_timer();
+		return true;
+	}
+	if (forget_due() <= now)
+	{
+		forget_connections();
+		return true;
+	}
 	if (timer_due <= now)
 	{
 		loop_run_timer();
@@ -261,7 +350,7 @@ run_due(Usec now)
 static Usec
 next_due(Usec until)
 {
-	Usec		due = Min(until, timer_due);
+	Usec		due = Min(Min(until, timer_due), forget_due());
 
 	if (!pairingheap_is_empty(&clocks))
 		due = Min(due,
@@ -278,7 +367,8 @@ static bool
 wait_for_events(Usec now, Usec until)
 {
 	WaitEvent	events[2];
-	Usec		wait = Min(Max(next_due(until) - now, 0), MAX_WAIT);
+	Usec		due = watch_has_next() ? now : next_due(until);
+	Usec		wait = Min(Max(due - now, 0), MAX_WAIT);
 	int			n = WaitEventSetWait(wait_set,
 									 (wait + USEC_MSEC - 1) / USEC_MSEC,
 									 events, lengthof(events), wait_event);
@@ -286,14 +376,14 @@ wait_for_events(Usec now, Usec until)
 	for (int i = 0; i < n; i++)
 	{
 		if (events[i].events & WL_LATCH_SET)
-			ResetLatch(MyLatch);
-		if (events[i].events & WL_SOCKET_READABLE)
 		{
-			batch_len = watch_fetch(batch);
-			batch_next = 0;
+			ResetLatch(MyLatch);
+			latched = true;
 		}
+		if (events[i].events & WL_SOCKET_READABLE)
+			look(clock_now());
 	}
-	return n > 0 || until > clock_now();
+	return n > 0 || watch_has_next() || until > clock_now();
 }
 
 /* Lets libcurl act on a socket, or on its timers, and takes what has ended. */

@@ -10,13 +10,17 @@
  * next request must not take that for its own answer (libcurl before 8.0 does
  * not look), so such a connection is made dead before a transfer begins.
  *
- * Readiness may be stale by the time it is looked at: an earlier event of the
- * same batch may have closed the socket, and the number may be taken by
- * another. So each registration has a number of its own, which comes back with
- * the event.
+ * What is ready waits in a queue, each descriptor once, so that none is served
+ * again before all others were. Readiness may be stale by the time its turn
+ * comes: an earlier event may have closed the socket, and its number may be
+ * taken by another. So a descriptor that is forgotten has nothing to be served
+ * for, though it may still stand in the queue. Each registration has a number
+ * of its own besides, which comes back with the event: a child of ours that has
+ * yet to exec holds a copy of a socket that we have closed.
  */
 #include "postgres.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -38,14 +42,24 @@ typedef struct Watch
 	uint8		registered;		/* the same, in our set */
 	bool		owned;			/* opened by us, so we hear of its end */
 	bool		shared;			/* HTTP/2: the server may speak unasked */
+	bool		queued;			/* stands in the queue of what is ready */
+	bool		ready;			/* and not in vain */
+	uint8		how;			/* CURL_CSELECT_IN | OUT; 0 = libcurl must look */
+	int			next;			/* behind it in the queue; -1 = none */
 	uint32		number;			/* of the registration */
 	ino_t		inode;			/* of the socket, when owned */
 } Watch;
 
+/* Readiness is taken in batches of this size at most. */
+#define EVENT_BATCH 64
+
 static int	mux = -1;
 static Watch *watches;
 static int	nwatches;
+static int	first_ready = -1;	/* the queue */
+static int	last_ready = -1;
 
+static void note_ready(int fd, uint32 number, int how);
 static void put_away(int fd, CURL *easy);
 static void lose_socket(int fd);
 static void end_kept(int fd);
@@ -74,9 +88,9 @@ mux_change(int fd, const Watch *watch, int wanted)
 	return epoll_ctl(mux, op, fd, &event) == 0;
 }
 
-/* Fetches what is ready, without waiting. */
-int
-watch_fetch(Ready *ready)
+/* Takes note of what is ready, without waiting. */
+void
+watch_fetch(void)
 {
 	struct epoll_event events[EVENT_BATCH];
 	int			n = epoll_wait(mux, events, EVENT_BATCH, 0);
@@ -85,13 +99,11 @@ watch_fetch(Ready *ready)
 	{
 		uint32		what = events[i].events;
 
-		ready[i].fd = (int) (uint32) events[i].data.u64;
-		ready[i].number = events[i].data.u64 >> 32;
-		ready[i].how = what & ~(EPOLLIN | EPOLLOUT) ? 0 :
-			(what & EPOLLIN ? CURL_CSELECT_IN : 0) |
-			(what & EPOLLOUT ? CURL_CSELECT_OUT : 0);
+		note_ready((int) (uint32) events[i].data.u64, events[i].data.u64 >> 32,
+				   what & ~(EPOLLIN | EPOLLOUT) ? 0 :
+				   (what & EPOLLIN ? CURL_CSELECT_IN : 0) |
+				   (what & EPOLLOUT ? CURL_CSELECT_OUT : 0));
 	}
-	return Max(n, 0);
 }
 
 #else
@@ -128,23 +140,20 @@ mux_change(int fd, const Watch *watch, int wanted)
 	return kevent(mux, changes, n, NULL, 0, NULL) == 0;
 }
 
-/* Fetches what is ready, without waiting. */
-int
-watch_fetch(Ready *ready)
+/* Takes note of what is ready, without waiting. */
+void
+watch_fetch(void)
 {
 	struct kevent events[EVENT_BATCH];
 	struct timespec now = {0};
 	int			n = kevent(mux, NULL, 0, events, EVENT_BATCH, &now);
 
 	for (int i = 0; i < n; i++)
-	{
-		ready[i].fd = (int) events[i].ident;
-		ready[i].number = (uint32) (uintptr_t) events[i].udata;
-		ready[i].how = events[i].flags & EV_ERROR ? 0 :
-			events[i].filter == EVFILT_READ ? CURL_CSELECT_IN :
-			CURL_CSELECT_OUT;
-	}
-	return Max(n, 0);
+		note_ready((int) events[i].ident,
+				   (uint32) (uintptr_t) events[i].udata,
+				   events[i].flags & EV_ERROR ? 0 :
+				   events[i].filter == EVFILT_READ ? CURL_CSELECT_IN :
+				   CURL_CSELECT_OUT);
 }
 
 #endif
@@ -260,6 +269,7 @@ listen_only(int fd)
 		!update_watch(fd, CURL_POLL_IN))
 		loop_fail("could not wait for a socket");
 	watches[fd].wanted = 0;
+	watches[fd].ready = false;
 }
 
 /*
@@ -325,24 +335,87 @@ watch_forget(curl_socket_t fd)
 	watch->wanted = 0;
 	watch->registered = 0;
 	watch->owned = false;
+	watch->ready = false;
 }
 
 /* ---- What is ready ---- */
 
+/* Puts a descriptor at the end of the queue. */
+static void
+enqueue(int fd)
+{
+	watches[fd].next = -1;
+	watches[fd].queued = true;
+	if (first_ready < 0)
+		first_ready = fd;
+	else
+		watches[last_ready].next = fd;
+	last_ready = fd;
+}
+
+/* Takes the first descriptor out of the queue. */
+static int
+dequeue(void)
+{
+	int			fd = first_ready;
+
+	first_ready = watches[fd].next;
+	watches[fd].queued = false;
+	return fd;
+}
+
 /*
- * Says whether libcurl waits for a socket that was found ready; the event may
- * be stale. Ends a kept connection that nobody waits for.
+ * A socket was found ready. Has it served if libcurl waits for it; ends a kept
+ * connection that nobody waits for.
+ */
+static void
+note_ready(int fd, uint32 number, int how)
+{
+	Watch	   *watch = &watches[fd];
+
+	if (watch->number != number || !watch->registered)
+		return;					/* not the socket that was registered */
+	if (!watch->wanted)
+	{
+		end_kept(fd);
+		return;
+	}
+	/* with different words about it, libcurl had better look itself */
+	watch->how = watch->ready && watch->how != how ? 0 : how;
+	watch->ready = true;
+	if (!watch->queued)
+		enqueue(fd);
+}
+
+/* Says whether watch_next() has something. */
+bool
+watch_has_next(void)
+{
+	return first_ready >= 0;
+}
+
+/*
+ * Takes the next socket that is ready, and that libcurl waits for. False when
+ * there is none.
  */
 bool
-watch_is_wanted(const Ready *ready)
+watch_next(curl_socket_t *fd, int *how)
 {
-	const Watch *watch = &watches[ready->fd];
+	while (first_ready >= 0)
+	{
+		Watch	   *watch;
 
-	if (watch->number != ready->number || !watch->registered)
-		return false;			/* not the socket that was ready */
-	if (!watch->wanted)
-		end_kept(ready->fd);
-	return watch->wanted != 0;
+		*fd = dequeue();
+		watch = &watches[*fd];
+		*how = watch->how;
+		if (watch->ready && watch->wanted)
+		{
+			watch->ready = false;
+			return true;
+		}
+		watch->ready = false;
+	}
+	return false;
 }
 
 /*
@@ -353,14 +426,21 @@ watch_is_wanted(const Ready *ready)
 static void
 end_kept(int fd)
 {
+	static int	dead = -1;
 	int			pair[2];
 
 	if (!update_watch(fd, 0))
 		loop_fail("could not stop waiting for a socket");
-	if (watches[fd].shared || socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+	if (watches[fd].shared)
 		return;
-	close(pair[0]);
-	dup2(pair[1], fd);
-	close(pair[1]);
+	if (dead < 0)
+	{
+		if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+			return;
+		close(pair[0]);
+		dead = pair[1];
+		(void) fcntl(dead, F_SETFD, FD_CLOEXEC);
+	}
+	dup2(dead, fd);
 	watches[fd].inode = inode_of(fd);
 }

@@ -140,7 +140,8 @@ fallback_has_model(const Call *call, Usec now)
 			if (candidate->target == NULL ||
 				router_why_out(&call->router, candidate) != NULL)
 				continue;
-			health_check(&candidate->target->health, 0, now, &check);
+			health_check(&candidate->target->health, 0,
+						 call->router.needs.leave, now, &check);
 			if (check.verdict != HEALTH_OUT)
 				return true;
 		}
@@ -151,7 +152,8 @@ fallback_has_model(const Call *call, Usec now)
 /*
  * Waits for a limit of ours that keeps a candidate of the current tier out,
  * unless a model of a later tier can answer at once. At most until half of the
- * call's time is over: the rest is for its attempt, and for the fallback.
+ * call's time is over: the rest is for its attempt, and for the fallback. A
+ * task does not wait here, where it holds a place, but in its queue.
  */
 static bool
 wait_in_tier(Call *call, Usec now)
@@ -160,7 +162,7 @@ wait_in_tier(Call *call, Usec now)
 	const Candidate *candidate = router_first_chance(&call->router, true,
 													 now, &at);
 
-	if (candidate == NULL ||
+	if (candidate == NULL || call->spec.background ||
 		at >= call->started + (call->deadline - call->started) / 2 ||
 		(call->spec.allow_degraded && fallback_has_model(call, now)))
 		return false;
@@ -229,7 +231,8 @@ wait_for_later(Call *call, Usec now)
 {
 	Later		later = call->later;
 
-	if (later.candidate == NULL || later.at >= call->deadline ||
+	if (later.candidate == NULL || call->spec.background ||
+		later.at >= call->deadline ||
 		call_providers_off(call, now) ||
 		attempts_in_tier(call, later.tier) >= later.tier->max_attempts)
 		return false;
@@ -333,6 +336,7 @@ static void
 route(Call *call, Usec now)
 {
 	Assert(call->state == CALL_ROUTING);
+	call->router.needs.leave = call->spec.background ? llm_sync_reserve : 0;
 	for (;;)
 	{
 		call->router.needs.providers_off = call_providers_off(call, now);

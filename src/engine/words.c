@@ -55,6 +55,42 @@ breaker_in_words(const Candidate *candidate, CellScope scope, Usec now)
 	return psprintf("%s breaker closed", name);
 }
 
+/* The same in fewer words, for where the scope is named beside them. */
+static char *
+breaker_in_few_words(const Candidate *candidate, CellScope scope, Usec now)
+{
+	Cell	   *cell = cell_of(candidate->target->health.cells[scope]);
+	char		reason[CELL_REASON_LEN];
+	BreakerView view;
+
+	if (cell == NULL)
+		return pstrdup("open");
+	view = breaker_view(&cell->breaker, candidate->target->health.breaker, now);
+	cell_get_reason(cell, reason);
+	if (view.state != BREAKER_OPEN)
+		return pstrdup("on trial");
+	/* what opens by itself is for llm_status to explain */
+	return psprintf("%s, until %s",
+					(view.sticky || view.forced) && reason[0] ? reason : "open",
+					time_in_words(view.until, now));
+}
+
+/*
+ * Says what a limit of so much, of which a part may be left to others, is doing
+ * until when.
+ */
+static char *
+limit_in_words(const char *name, int limit, const HealthCheck *check, Usec now)
+{
+	const char *reserve = check->reserved ? ", less sync_reserve," : "";
+
+	if (check->until == USEC_NEVER)
+		return psprintf("%s %d is all left to callers by sync_reserve", name,
+						limit);
+	return psprintf("%s %d%s is reached until %s", name, limit, reserve,
+					time_in_words(check->until, now));
+}
+
 /* Says in words why a candidate is not simply ready. */
 char *
 health_in_words(const Candidate *candidate, const HealthCheck *check, Usec now)
@@ -69,18 +105,31 @@ health_in_words(const Candidate *candidate, const HealthCheck *check, Usec now)
 		case WHY_NETWORK:
 			return pstrdup("no provider can be reached from this server");
 		case WHY_MAX_INFLIGHT:
-			return psprintf("region is at max_inflight %d",
-							candidate->target->health.max_inflight);
+			if (check->until == USEC_NEVER)
+				return limit_in_words("max_inflight",
+									  candidate->target->health.max_inflight,
+									  check, now);
+			return psprintf("region is at max_inflight %d%s",
+							candidate->target->health.max_inflight,
+							check->reserved ? ", less sync_reserve" : "");
 		case WHY_RPM:
-			return psprintf("rpm %d is reached until %s",
-							candidate->target->health.rpm,
-							time_in_words(check->until, now));
+			return limit_in_words("rpm", candidate->target->health.rpm, check,
+								  now);
 		case WHY_TPM:
-			return psprintf("tpm %d is reached until %s",
-							candidate->target->health.tpm,
-							time_in_words(check->until, now));
+			return limit_in_words("tpm", candidate->target->health.tpm, check,
+								  now);
 		case WHY_NONE:
 			break;
 	}
 	return pstrdup("");
+}
+
+/* The same in fewer words, for where check->scope is named beside them. */
+char *
+health_in_few_words(const Candidate *candidate, const HealthCheck *check,
+					Usec now)
+{
+	return check->why == WHY_BREAKER ?
+		breaker_in_few_words(candidate, check->scope, now) :
+		health_in_words(candidate, check, now);
 }

@@ -16,8 +16,9 @@
  * forgiveness begin a new one. From OPEN or HALF_OPEN to RAMPING to CLOSED it
  * stays: the other trials of a round count in the ramp, as what they are. An
  * attempt of an older generation has no say but for two: a probe whose success
- * shows that it is alive now, and one whose silence was a reason to open (the
- * generation just before that of the opening), if it was not dead after all.
+ * shows that it is alive now, or whose failure comes just when time has made
+ * OPEN to HALF_OPEN, and one whose silence was a reason to open (the generation
+ * just before that of the opening), if it was not dead after all.
  *
  * Eight bits of generation are enough: an attempt lives for minutes at most,
  * and 256 generations are 128 openings, of which all but the first take long.
@@ -116,13 +117,16 @@ take_permit(Word *word, const BreakerConfig *config, Usec lease, Usec now)
 
 bool
 breaker_enter(Breaker *breaker, const BreakerConfig *config, bool probe,
-			  Usec lease, Usec now, BreakerTicket *ticket)
+			  Usec lease, Usec now, BreakerTicket *ticket,
+			  BreakerChange *change)
 {
 	uint64		raw = pg_atomic_read_u64(&breaker->word);
+	uint64		wanted;
 	bool		permit = false;
 	Word		word;
 
 	memset(ticket, 0, sizeof(*ticket));
+	memset(change, 0, sizeof(*change));
 	do
 	{
 		word = word_at(raw, now);
@@ -131,10 +135,17 @@ breaker_enter(Breaker *breaker, const BreakerConfig *config, bool probe,
 		if (word.state == BREAKER_OPEN ||
 			!take_permit(&word, config, lease, now))
 			return false;
-		permit = pg_atomic_compare_exchange_u64(&breaker->word, &raw,
-												word_pack(&word));
+		wanted = word_pack(&word);
+		permit = pg_atomic_compare_exchange_u64(&breaker->word, &raw, wanted);
 	} while (!permit);
 
+	if (permit && word_unpack(raw).state == BREAKER_OPEN)
+		*change = (BreakerChange) {
+			.changed = true,
+			.from = BREAKER_OPEN,
+			.to = BREAKER_HALF_OPEN,
+			.until = word_unpack(wanted).until,
+		};
 	*ticket = (BreakerTicket) {
 		.entered = true,
 		.permit = permit,

@@ -6,13 +6,15 @@
  *	from		on										to
  *	CLOSED		failures, silence, slow calls			OPEN
  *	OPEN		its time has passed						HALF_OPEN
- *	HALF_OPEN	a trial fails							OPEN, for twice as long
+ *	HALF_OPEN	a trial fails, or a probe				OPEN, for twice as long
  *	HALF_OPEN	a trial succeeds						RAMPING
  *	RAMPING		failures, as when closed				OPEN, for twice as long
  *	RAMPING		a single failure						RAMPING from its start
  *	RAMPING		the ramp is over						CLOSED
  *	OPEN		success of an attempt whose silence
  *				had opened it, or of a probe			RAMPING
+ *	OPEN		a probe fails							OPEN, for twice as long
+ *														from now on
  *	CLOSED		breaker_begin_ramp()					RAMPING
  *	not forced	breaker_trip()							OPEN, sticky
  *	opened just
@@ -107,11 +109,13 @@ typedef struct BreakerView
 
 /*
  * A change of state that the caller has made, to log and to store. A new
- * opening of an open breaker is one, too; a ramp that starts again is none.
+ * opening of an open breaker is one, too; a ramp that starts again is none, nor
+ * is an opening that only gets longer, by a probe or another trip.
  */
 typedef struct BreakerChange
 {
 	bool		changed;
+	bool		prolonged;		/* stays OPEN, and the reason is this one now */
 	BreakerState from;
 	BreakerState to;
 	Usec		until;
@@ -123,7 +127,8 @@ typedef struct BreakerTicket
 	bool		entered;
 	bool		permit;			/* holds one of the trials */
 	bool		probe;			/* entered past the breaker: its success */
-								/* closes, whatever the generation */
+								/* closes, whatever the generation; its */
+								/* failure is that of a trial */
 	bool		silent;			/* counted in breaker->silent, */
 	uint32		run;			/* when this was breaker->run */
 	uint32		generation;
@@ -153,11 +158,12 @@ extern BreakerView breaker_view(const Breaker *breaker,
  * Enters a breaker for one attempt; false when it does not admit one (open, or
  * no trial is left). Whether a ramping one admits is the caller's dice, by
  * BreakerView.share. `lease`: how long a trial may be under way before its
- * permit counts as lost. A probe enters whatever the state.
+ * permit counts as lost. A probe enters whatever the state. *change is that
+ * from OPEN to HALF_OPEN, for the one who has made it.
  */
 extern bool breaker_enter(Breaker *breaker, const BreakerConfig *config,
 						  bool probe, Usec lease, Usec now,
-						  BreakerTicket *ticket);
+						  BreakerTicket *ticket, BreakerChange *change);
 
 /*
  * Ends a ticket, which is empty afterwards; on an empty one they do nothing.
@@ -178,7 +184,8 @@ extern void breaker_leave(Breaker *breaker, BreakerTicket *ticket);
  * Opens at once, for `open_for`; ends the ticket. Also without one (empty):
  * what is said of a model is booked to targets that nobody asked. A forced
  * opening that is under way stays, and so does one that is longer, or shorter
- * by less than a second: many are told the same at once.
+ * by less than a second: many are told the same at once. One by a trip gets
+ * longer, and that is all.
  */
 extern BreakerChange breaker_trip(Breaker *breaker, BreakerTicket *ticket,
 								  Usec open_for, Usec now);

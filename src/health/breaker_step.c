@@ -148,6 +148,19 @@ is_trial(const BreakerTicket *ticket, const Word *word)
 		word->state == BREAKER_HALF_OPEN;
 }
 
+/*
+ * Says whether a probe speaks of what the breaker is now. Time may have made it
+ * HALF_OPEN while the probe was under way.
+ */
+static bool
+is_probe_of(const BreakerTicket *ticket, const Word *word)
+{
+	return ticket->probe &&
+		(is_own(ticket, word) ||
+		 (word->state == BREAKER_HALF_OPEN &&
+		  ((ticket->generation + 1) & GENERATION_MASK) == word->generation));
+}
+
 /* Says whether a success shows that a breaker need not be shut any more. */
 static bool
 revives(const BreakerTicket *ticket, const Word *word)
@@ -171,13 +184,35 @@ step_success(Breaker *breaker, const Event *event, Word *word)
 	}
 }
 
+/*
+ * Lets an opening last longer, for a probe has failed: it was a trial that has
+ * cost no call. One by hand or by a trip knows by itself when it ends.
+ */
+static void
+prolong(const Event *event, Word *word)
+{
+	Usec		until = open_until(event, word->trips);
+
+	if (word->forced || word->sticky || until <= word->until)
+		return;
+	word->until = until;
+	if (ldexp((double) event->config->open_time, word->trips) <
+		(double) event->config->open_time_max)
+		word->trips++;
+}
+
 /* event->time: the floor of the open time. */
 static void
 step_failure(Breaker *breaker, const Event *event, Word *word)
 {
-	if (is_trial(event->ticket, word))
+	const BreakerTicket *ticket = event->ticket;
+	bool		probe = is_probe_of(ticket, word);
+
+	if (is_trial(ticket, word) || (probe && word->state == BREAKER_HALF_OPEN))
 		word_open(word, open_until(event, word->trips));
-	else if (word_admits(word) && is_own(event->ticket, word))
+	else if (probe && word->state == BREAKER_OPEN)
+		prolong(event, word);
+	else if (word_admits(word) && is_own(ticket, word))
 	{
 		record(breaker, event, true);
 		weigh_failure(breaker, event, word);
@@ -212,11 +247,17 @@ step_trip(Breaker *breaker pg_attribute_unused(), const Event *event,
 {
 	Usec		until = later(event->now, event->time);
 
-	if (event->ticket->entered && !is_own(event->ticket, word))
+	if (event->ticket->entered && !is_own(event->ticket, word) &&
+		!is_probe_of(event->ticket, word))
 		return;
 	if (word->state == BREAKER_OPEN &&
 		(word->forced || until <= later(word->until, TRIP_STEP)))
 		return;
+	if (word->sticky)
+	{
+		word->until = until;
+		return;
+	}
 	word_open(word, until);
 	word->sticky = true;
 }
@@ -308,6 +349,9 @@ breaker_take_step(Breaker *breaker, const Event *event)
 		.changed = was.state != stored.state ||
 			(stored.state == BREAKER_OPEN &&
 			 was.generation != stored.generation),
+		.prolonged = stored.state == BREAKER_OPEN &&
+			was.generation == stored.generation &&
+			was.until < stored.until,
 		.from = was.state,
 		.to = stored.state,
 		.until = stored.until,

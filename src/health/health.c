@@ -16,12 +16,6 @@
 
 #include "health/health.h"
 
-/* How long an attempt may be silent before it is suspect. */
-#define PATIENCE_FACTOR		3
-#define PATIENCE_MIN		(250 * USEC_MSEC)
-#define PATIENCE_MIN_TRIAL	(50 * USEC_MSEC)
-#define PATIENCE_DOUBLINGS	10
-
 /* All of this process's. */
 static dlist_head reservations = DLIST_STATIC_INIT(reservations);
 
@@ -55,8 +49,8 @@ check_of_view(const BreakerView *view, const BreakerConfig *config,
 			check.share = view->share;
 			break;
 		case BREAKER_HALF_OPEN:
-			check.verdict = view->permits < config->half_open_calls ?
-				HEALTH_TRIAL : HEALTH_OUT;
+			check.permits = config->half_open_calls - view->permits;
+			check.verdict = check.permits > 0 ? HEALTH_TRIAL : HEALTH_OUT;
 			break;
 		case BREAKER_OPEN:
 			check.verdict = HEALTH_OUT;
@@ -76,6 +70,8 @@ is_worse(const HealthCheck *check, const HealthCheck *than)
 		return check->verdict > than->verdict;
 	if (check->verdict == HEALTH_OUT)
 		return check->until > than->until;
+	if (check->verdict == HEALTH_TRIAL)
+		return check->permits < than->permits;
 	return check->share < than->share;
 }
 
@@ -110,49 +106,79 @@ check_throttle(Cell *cell, Usec now, HealthCheck *check)
 	return false;
 }
 
+/* Refuses for a limit of so many a minute. */
+static void
+refuse_units(HealthCheck *check, HealthWhy why, const Limiter *limiter,
+			 int64 units, int64 per_minute, double leave, Usec now)
+{
+	refuse(check, why, CELL_TARGET,
+		   limiter_when(limiter, units, per_minute, leave, now));
+	check->reserved = leave > 0 &&
+		limiter_when(limiter, units, per_minute, 0, now) <= now;
+}
+
 static bool
 check_limiter(const Limiter *limiter, int64 units, int64 per_minute,
-			  HealthWhy why, Usec now, HealthCheck *check)
+			  double leave, HealthWhy why, Usec now, HealthCheck *check)
 {
-	Usec		when = limiter_when(limiter, units, per_minute, now);
-
-	if (when <= now)
+	if (limiter_when(limiter, units, per_minute, leave, now) <= now)
 		return true;
-	refuse(check, why, CELL_TARGET, when);
+	refuse_units(check, why, limiter, units, per_minute, leave, now);
+	return false;
+}
+
+uint32
+health_inflight_cap(int max_inflight, double leave)
+{
+	if (leave >= 1)
+		return 0;
+	/* what is whole stays so: 0.7 of 10 are 7 */
+	return Max((uint32) (max_inflight * (1 - leave) + 1e-6), 1);
+}
+
+/* Looks at a region's attempts under way, `busy` without this one. */
+static bool
+check_inflight(int max_inflight, uint32 busy, double leave,
+			   HealthCheck *check)
+{
+	if (max_inflight <= 0 || busy < health_inflight_cap(max_inflight, leave))
+		return true;
+	refuse(check, WHY_MAX_INFLIGHT, CELL_REGION, leave >= 1 ? USEC_NEVER : 0);
+	check->reserved = busy < (uint32) max_inflight;
 	return false;
 }
 
 /* Looks at the limits that are set; the first one that is reached decides. */
 static void
-check_limits(const HealthTarget *target, int64 tokens, Usec now,
-			 HealthCheck *check)
+check_limits(const HealthTarget *target, int64 tokens, double leave,
+			 Usec now, HealthCheck *check)
 {
 	Cell	   *region = cell_of(target->cells[CELL_REGION]);
 	Cell	   *cell = cell_of(target->cells[CELL_TARGET]);
 
 	if (cell && !check_throttle(cell, now, check))
 		return;
-	if (region && target->max_inflight > 0 &&
-		pg_atomic_read_u32(&region->in_flight) >= (uint32) target->max_inflight)
-	{
-		refuse(check, WHY_MAX_INFLIGHT, CELL_REGION, 0);
+	if (region &&
+		!check_inflight(target->max_inflight,
+						pg_atomic_read_u32(&region->in_flight), leave, check))
 		return;
-	}
 	if (cell && target->rpm > 0 &&
-		!check_limiter(&cell->requests, 1, target->rpm, WHY_RPM, now, check))
+		!check_limiter(&cell->requests, 1, target->rpm, leave, WHY_RPM, now,
+					   check))
 		return;
 	if (cell && target->tpm > 0)
-		check_limiter(&cell->tokens, tokens, target->tpm, WHY_TPM, now, check);
+		check_limiter(&cell->tokens, tokens, target->tpm, leave, WHY_TPM, now,
+					  check);
 }
 
 void
-health_check(const HealthTarget *target, int64 tokens, Usec now,
-			 HealthCheck *check)
+health_check(const HealthTarget *target, int64 tokens, double leave,
+			 Usec now, HealthCheck *check)
 {
 	*check = (HealthCheck) {.verdict = HEALTH_READY, .share = 1};
 	check_breakers(target, now, check);
 	if (check->verdict != HEALTH_OUT)
-		check_limits(target, tokens, now, check);
+		check_limits(target, tokens, leave, now, check);
 }
 
 /*
@@ -201,12 +227,14 @@ begin(Reservation *reservation, const HealthTarget *target, int64 tokens,
 }
 
 /*
- * Enters the three breakers, widest first. Where one refuses the worst of them
- * says why; whatever they are like by now, out is out.
+ * Enters the three breakers, widest first; *changes are those that it makes.
+ * Where one refuses the worst of them says why; whatever they are like by now,
+ * out is out.
  */
 static bool
 enter_breakers(Reservation *reservation, const HealthTarget *target,
-			   bool probe, Usec lease, Usec now, HealthCheck *check)
+			   bool probe, Usec lease, Usec now, BreakerChange *changes,
+			   HealthCheck *check)
 {
 	for (int scope = 0; scope < HEALTH_SCOPES; scope++)
 	{
@@ -216,7 +244,7 @@ enter_breakers(Reservation *reservation, const HealthTarget *target,
 		if (cell == NULL)
 			continue;
 		if (!breaker_enter(&cell->breaker, target->breaker, probe, lease, now,
-						   ticket))
+						   ticket, &changes[scope]))
 		{
 			refuse(check, WHY_BREAKER, scope, 0);
 			check_breakers(target, now, check);
@@ -232,22 +260,21 @@ enter_breakers(Reservation *reservation, const HealthTarget *target,
  * the taking somebody may have been faster.
  */
 static bool
-take_units(Cell *cell, const Reservation *reservation, Usec now,
+take_units(Cell *cell, const Reservation *reservation, double leave, Usec now,
 		   HealthCheck *check)
 {
 	int			rpm = reservation->rpm;
 	int			tpm = reservation->tpm;
+	int64		tokens = reservation->tokens;
 
-	if (rpm > 0 && !limiter_take(&cell->requests, 1, rpm, now))
+	if (rpm > 0 && !limiter_take(&cell->requests, 1, rpm, leave, now))
 	{
-		refuse(check, WHY_RPM, CELL_TARGET,
-			   limiter_when(&cell->requests, 1, rpm, now));
+		refuse_units(check, WHY_RPM, &cell->requests, 1, rpm, leave, now);
 		return false;
 	}
-	if (tpm > 0 && !limiter_take(&cell->tokens, reservation->tokens, tpm, now))
+	if (tpm > 0 && !limiter_take(&cell->tokens, tokens, tpm, leave, now))
 	{
-		refuse(check, WHY_TPM, CELL_TARGET,
-			   limiter_when(&cell->tokens, reservation->tokens, tpm, now));
+		refuse_units(check, WHY_TPM, &cell->tokens, tokens, tpm, leave, now);
 		if (rpm > 0)
 			limiter_give_back(&cell->requests, 1, rpm, now);
 		return false;
@@ -270,18 +297,15 @@ charge_units(Cell *cell, const Reservation *reservation, Usec now)
 /* Takes what has limits, in the order in which health_check() names them. */
 static bool
 take_limits(const Reservation *reservation, int max_inflight, uint32 before,
-			Usec now, HealthCheck *check)
+			double leave, Usec now, HealthCheck *check)
 {
 	Cell	   *cell = reservation->cells[CELL_TARGET].cell;
 
 	if (cell && !check_throttle(cell, now, check))
 		return false;
-	if (max_inflight > 0 && before >= (uint32) max_inflight)
-	{
-		refuse(check, WHY_MAX_INFLIGHT, CELL_REGION, 0);
+	if (!check_inflight(max_inflight, before, leave, check))
 		return false;
-	}
-	return cell == NULL || take_units(cell, reservation, now, check);
+	return cell == NULL || take_units(cell, reservation, leave, now, check);
 }
 
 static void
@@ -300,26 +324,49 @@ note_request(const Reservation *reservation, Usec now)
 	}
 }
 
-bool
-health_reserve(const HealthTarget *target, int64 tokens, bool probe,
-			   Usec lease, Usec now, Reservation *reservation,
-			   HealthCheck *check)
+/* Takes all that an attempt needs; false when something is refused. */
+static bool
+take(Reservation *reservation, const HealthTarget *target, double leave,
+	 bool probe, Usec lease, uint32 before, Usec now, BreakerChange *changes,
+	 HealthCheck *check)
 {
-	uint32		before = begin(reservation, target, tokens, now);
 	Cell	   *cell = reservation->cells[CELL_TARGET].cell;
 
-	*check = (HealthCheck) {.verdict = HEALTH_READY, .share = 1};
-	if (!enter_breakers(reservation, target, probe, lease, now, check) ||
-		(!probe && !take_limits(reservation, target->max_inflight, before, now,
-								check)))
-	{
-		health_release(reservation);
+	if (!enter_breakers(reservation, target, probe, lease, now, changes, check))
 		return false;
-	}
-	if (probe && cell)
+	if (!probe)
+		return take_limits(reservation, target->max_inflight, before, leave,
+						   now, check);
+	if (cell)
 		charge_units(cell, reservation, now);
-	note_request(reservation, now);
 	return true;
+}
+
+/*
+ * A breaker that a trial has made half-open stays so when a limit refuses the
+ * trial. The listener is called while the cells that it is shown are held.
+ */
+bool
+health_reserve(const HealthTarget *target, int64 tokens, double leave,
+			   bool probe, Usec lease, Usec now, Reservation *reservation,
+			   HealthCheck *check)
+{
+	BreakerChange changes[HEALTH_SCOPES] = {{0}};
+	uint32		before = begin(reservation, target, tokens, now);
+	bool		taken;
+
+	*check = (HealthCheck) {.verdict = HEALTH_READY, .share = 1};
+	taken = take(reservation, target, leave, probe, lease, before, now,
+				 changes, check);
+	for (int scope = 0; scope < HEALTH_SCOPES; scope++)
+		if (changes[scope].changed)
+			health_changed(reservation->cells[scope].cell, &changes[scope],
+						   NULL);
+	if (taken)
+		note_request(reservation, now);
+	else
+		health_release(reservation);
+	return taken;
 }
 
 /*
@@ -349,67 +396,6 @@ health_release_all(void)
 {
 	while (!dlist_is_empty(&reservations))
 		health_release(dlist_head_element(Reservation, node, &reservations));
-}
-
-/* Counts the trials in a row that have failed before this one. */
-static int
-failed_trials(const Reservation *reservation)
-{
-	int			most = 0;
-
-	for (int scope = 0; scope < HEALTH_SCOPES; scope++)
-	{
-		Cell	   *cell = reservation->cells[scope].cell;
-		BreakerView view;
-
-		if (cell == NULL || !reservation->tickets[scope].permit)
-			continue;
-		view = breaker_view(&cell->breaker, reservation->breaker,
-							reservation->started);
-		most = Max(most, view.trips - 1);
-	}
-	return Min(most, PATIENCE_DOUBLINGS);
-}
-
-/* Returns the usual longest duration at a reservation's target, or 0. */
-static Usec
-usual_longest(const Reservation *reservation)
-{
-	Cell	   *cell = reservation->cells[CELL_TARGET].cell;
-
-	return cell ? latency_p99(&cell->latency) : 0;
-}
-
-/* Returns how long any attempt may be silent; 0 = nothing is known. */
-static Usec
-patience(const Reservation *reservation)
-{
-	Usec		p99 = usual_longest(reservation);
-
-	return p99 > 0 ? Max(PATIENCE_FACTOR * p99, PATIENCE_MIN) : 0;
-}
-
-/*
- * A target may have become slower than it ever was: each trial may take twice
- * as long as the one before, so that one of them ends.
- */
-Usec
-health_patience(const Reservation *reservation, Usec unknown)
-{
-	Usec		p99 = usual_longest(reservation);
-
-	if (!reservation->trial)
-		return patience(reservation);
-	return Max(p99 > 0 ? p99 : unknown, PATIENCE_MIN_TRIAL) <<
-		failed_trials(reservation);
-}
-
-bool
-health_is_overdue(const Reservation *reservation, Usec now)
-{
-	Usec		longest = patience(reservation);
-
-	return longest > 0 && now - reservation->started >= longest;
 }
 
 bool

@@ -58,6 +58,8 @@ typedef struct HealthCheck
 	double		share;			/* admitted; 1 unless RAMPING */
 	bool		sticky;			/* OUT by a trip: see BreakerView */
 	bool		forced;			/* OUT by hand */
+	bool		reserved;		/* OUT by a limit that is left to others */
+	int			permits;		/* TRIAL: those that are left */
 } HealthCheck;
 
 typedef struct Reservation
@@ -108,11 +110,14 @@ typedef void (*HealthListener) (const Cell *cell, const BreakerChange *change,
 extern HealthListener health_listener;
 
 /*
- * Says whether a target may be asked now for a request of so many tokens.
- * Reads a few atomics and takes no lock.
+ * Says whether a target may be asked now for a request of so many tokens by who
+ * leaves a share of each limit to others, 0 to 1. He gets at least one request
+ * through when nobody else uses the target, however low its limit is; with a
+ * share of 1 none, where there is a limit: then `until` is USEC_NEVER. Reads a
+ * few atomics and takes no lock.
  */
-extern void health_check(const HealthTarget *target, int64 tokens, Usec now,
-						 HealthCheck *check);
+extern void health_check(const HealthTarget *target, int64 tokens,
+						 double leave, Usec now, HealthCheck *check);
 
 /*
  * Says whether nobody is let through for now. Where trials are under way, or a
@@ -129,11 +134,36 @@ health_is_shut(const HealthCheck *check)
 /*
  * Reserves an attempt: permits, an in-flight slot, a request and its tokens.
  * False, and nothing held, when somebody was faster; then *check says why. With
- * `probe`, nothing can refuse it. `lease`: how long the attempt may take.
+ * `probe`, nothing can refuse it. `lease`: how long the attempt may take. Tells
+ * the listener when it is the first trial of a breaker that was open.
  */
 extern bool health_reserve(const HealthTarget *target, int64 tokens,
-						   bool probe, Usec lease, Usec now,
+						   double leave, bool probe, Usec lease, Usec now,
 						   Reservation *reservation, HealthCheck *check);
+
+/*
+ * Returns how many attempts may be under way at a region before another one by
+ * who leaves a share of them to others.
+ */
+extern uint32 health_inflight_cap(int max_inflight, double leave);
+
+/* For how many more attempts a target has room. */
+typedef struct HealthRoom
+{
+	int			calls;			/* about; PG_INT32_MAX = no end is known */
+	const Cell *cell;			/* by whose doing, or NULL */
+	Usec		until;			/* when there is room for one more; 0 = not */
+								/* known */
+} HealthRoom;
+
+/*
+ * Says for how many attempts of so many tokens a target has room now that
+ * health_check() lets in: by its limits, by the permits of a trial, and while it
+ * ramps by its share of `width`, which would be under way if it were well.
+ */
+extern void health_room(const HealthTarget *target, int64 tokens,
+						double leave, int width, Usec now,
+						const HealthCheck *check, HealthRoom *room);
 
 /* Books how an attempt ended, and gives back what it held. */
 extern void health_settle(Reservation *reservation, const HealthResult *result,

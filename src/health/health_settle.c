@@ -64,7 +64,7 @@ static const char *const opening_words[] = {
 void
 health_changed(Cell *cell, const BreakerChange *change, const char *reason)
 {
-	if (!change->changed)
+	if (!change->changed && !change->prolonged)
 		return;
 	if (change->to == BREAKER_OPEN)
 		cell_set_reason(cell, reason ? reason : "");
@@ -73,7 +73,7 @@ health_changed(Cell *cell, const BreakerChange *change, const char *reason)
 		cell_set_reason(cell, "");
 		pg_atomic_write_u64(&cell->fingerprint, 0);
 	}
-	if (health_listener)
+	if (change->changed && health_listener)
 		health_listener(cell, change, reason);
 }
 
@@ -113,7 +113,7 @@ trip(Cell *cell, BreakerTicket *ticket, const HealthResult *result, Usec now)
 	BreakerChange change = breaker_trip(&cell->breaker, ticket,
 										result->open_for, now);
 
-	if (change.changed)
+	if (change.changed || change.prolonged)
 		pg_atomic_write_u64(&cell->fingerprint, result->fingerprint);
 	return change;
 }

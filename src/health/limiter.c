@@ -57,35 +57,74 @@ full_at(uint64 word, int64 now)
 	return at < now || at > now + NS_FORGET ? now : at;
 }
 
+/*
+ * Returns how far ahead the limiter may be full after units of a price were
+ * taken by who leaves a share to others.
+ */
+static int64
+reach(int64 cost, double leave)
+{
+	return Max(cost, (int64) ((1 - leave) * NS_MINUTE));
+}
+
 Usec
-limiter_when(const Limiter *limiter, int64 units, int64 per_minute, Usec now)
+limiter_when(const Limiter *limiter, int64 units, int64 per_minute,
+			 double leave, Usec now)
 {
 	Limiter    *own = unconstify(Limiter *, limiter);
-	int64		empty_at;
+	int64		cost;
+	int64		had_at;
 
 	if (per_minute <= 0 || units <= 0)
 		return now;
-	empty_at = full_at(pg_atomic_read_u64(&own->full_at), now * NS_USEC) +
-		price(units, per_minute) - NS_MINUTE;
-	return Max(now, (empty_at + NS_USEC - 1) / NS_USEC);
+	if (leave >= 1)
+		return USEC_NEVER;
+	cost = price(units, per_minute);
+	had_at = full_at(pg_atomic_read_u64(&own->full_at), now * NS_USEC) +
+		cost - reach(cost, leave);
+	return Max(now, (had_at + NS_USEC - 1) / NS_USEC);
 }
 
 bool
-limiter_take(Limiter *limiter, int64 units, int64 per_minute, Usec now)
+limiter_take(Limiter *limiter, int64 units, int64 per_minute, double leave,
+			 Usec now)
 {
 	int64		at = now * NS_USEC;
 	uint64		old = pg_atomic_read_u64(&limiter->full_at);
+	int64		cost;
 	int64		new;
 
 	if (per_minute <= 0 || units <= 0)
 		return true;
+	if (leave >= 1)
+		return false;
+	cost = price(units, per_minute);
 	do
 	{
-		new = full_at(old, at) + price(units, per_minute);
-		if (new > at + NS_MINUTE)
+		new = full_at(old, at) + cost;
+		if (new > at + reach(cost, leave))
 			return false;
 	} while (!pg_atomic_compare_exchange_u64(&limiter->full_at, &old, new));
 	return true;
+}
+
+int
+limiter_room(const Limiter *limiter, int64 units, int64 per_minute,
+			 double leave, Usec now)
+{
+	Limiter    *own = unconstify(Limiter *, limiter);
+	int64		at = now * NS_USEC;
+	int64		cost;
+	int64		left;
+
+	if (per_minute <= 0 || units <= 0)
+		return PG_INT32_MAX;
+	if (leave >= 1)
+		return 0;
+	cost = price(units, per_minute);
+	left = at + reach(cost, leave) -
+		full_at(pg_atomic_read_u64(&own->full_at), at);
+	return (int) Min(Max(left, 0) / cost, PG_INT32_MAX);
 }
 
 void

@@ -24,16 +24,25 @@ typedef struct Limiter
 extern void limiter_init(Limiter *limiter);
 
 /*
- * Returns when `units` can be had: `now` or earlier when they can at once. A
- * request for more than a minute's worth counts as that much. per_minute 0 =
- * no limit.
+ * Who takes `leave`s a share of a minute's worth to others, 0 to 1: that part
+ * is not touched, so that they find it there at any time and come first in what
+ * flows back. While nobody else has taken anything, one request is let through
+ * however small the rest is; none is with a share of 1.
+ *
+ * limiter_when() returns when `units` can be had: `now` or earlier when they
+ * can at once, USEC_NEVER with a share of 1. A request for more than a minute's
+ * worth counts as that much. per_minute 0 = no limit.
  */
 extern Usec limiter_when(const Limiter *limiter, int64 units,
-						 int64 per_minute, Usec now);
+						 int64 per_minute, double leave, Usec now);
 
 /* Takes units; false, and nothing taken, when they cannot be had now. */
 extern bool limiter_take(Limiter *limiter, int64 units, int64 per_minute,
-						 Usec now);
+						 double leave, Usec now);
+
+/* Returns how often `units` could be taken now; PG_INT32_MAX at most. */
+extern int	limiter_room(const Limiter *limiter, int64 units,
+						 int64 per_minute, double leave, Usec now);
 
 /*
  * Puts right what was taken by estimate: gives units back, or with a negative

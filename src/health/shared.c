@@ -1,12 +1,12 @@
 /*
  * shared.c
- *	  The extension's shared memory: the table of cells, a slot for each
- *	  database, and what belongs to the server as a whole.
+ *	  The extension's shared memory: the table of cells, and what belongs to
+ *	  the server as a whole.
  *
  * Who may touch what under which lock:
  * - The table lock protects the hash, which key has which place, the number of
- *	 places in use and the owners of the database slots. Shared to look,
- *	 exclusive to change. Nobody allocates, throws or waits under it.
+ *	 places in use. Shared to look, exclusive to change. Nobody allocates, throws
+ *	 or waits under it.
  * - Everything else is atomic, or has a lock of its own (see cell.h).
  *
  * All places are there from the start, but nothing of one is touched before it
@@ -59,7 +59,6 @@ typedef struct Shared
 	pg_atomic_uint64 unshared;
 	pg_atomic_uint64 warned_at; /* Usec, or 0 */
 	int			nplaces;		/* ever used */
-	DatabaseSlot databases[FLEXIBLE_ARRAY_MEMBER];
 } Shared;
 
 /* A cell that found no place. */
@@ -85,13 +84,6 @@ static bool load_found_full;	/* in it no place was to be had */
 /* --- the memory --- */
 
 static Size
-header_size(void)
-{
-	return add_size(offsetof(Shared, databases),
-					mul_size(llm_max_databases, sizeof(DatabaseSlot)));
-}
-
-static Size
 places_size(void)
 {
 	return mul_size(llm_max_cells, sizeof(Place));
@@ -101,9 +93,10 @@ places_size(void)
 Size
 shared_size(void)
 {
-	Size		size = CACHELINEALIGN(header_size());
+	Size		size = CACHELINEALIGN(sizeof(Shared));
 
 	size = add_size(size, CACHELINEALIGN(places_size()));
+	size = add_size(size, CACHELINEALIGN(slots_size()));
 	return add_size(size,
 					hash_estimate_size(llm_max_cells, sizeof(PlaceEntry)));
 }
@@ -112,25 +105,13 @@ void
 shared_request(void)
 {
 	RequestAddinShmemSpace(shared_size());
-	RequestNamedLWLockTranche(TRANCHE, 1);
-}
-
-static void
-init_slot(DatabaseSlot *slot, Oid database)
-{
-	pg_atomic_init_u32(&slot->table, InvalidOid);
-	pg_atomic_init_u32(&slot->restored, 0);
-	pg_atomic_init_u64(&slot->changes, 0);
-	pg_atomic_init_u64(&slot->stored, 0);
-	pg_atomic_init_u64(&slot->writer_until, 0);
-	pg_atomic_init_u64(&slot->warned_at, 0);
-	slot->database = database;
+	RequestNamedLWLockTranche(TRANCHE, 2);
 }
 
 static void
 init_shared(void)
 {
-	memset(shared, 0, header_size());
+	memset(shared, 0, sizeof(Shared));
 	shared->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
 	if (!pg_strong_random(&shared->salt, sizeof(shared->salt)))
 		shared->salt = pg_prng_uint64(&pg_global_prng_state);
@@ -139,8 +120,6 @@ init_shared(void)
 	pg_atomic_init_u64(&shared->reclaimed, 0);
 	pg_atomic_init_u64(&shared->unshared, 0);
 	pg_atomic_init_u64(&shared->warned_at, 0);
-	for (int i = 0; i < llm_max_databases; i++)
-		init_slot(&shared->databases[i], InvalidOid);
 }
 
 /* Makes what was asked for, or finds it where the postmaster has made it. */
@@ -154,13 +133,14 @@ shared_startup(void)
 	info.entrysize = sizeof(PlaceEntry);
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("llm_failover", header_size(), &found);
+	shared = ShmemInitStruct("llm_failover", sizeof(Shared), &found);
 	if (!found)
 		init_shared();
 	places = ShmemInitStruct("llm_failover cells", places_size(), &found);
 	place_hash = ShmemInitHash("llm_failover cell hash",
 							   llm_max_cells, llm_max_cells,
 							   &info, HASH_ELEM | HASH_BLOBS);
+	slots_startup(&GetNamedLWLockTranche(TRANCHE)[1].lock);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -439,44 +419,6 @@ cells_most(void)
 
 /* --- the databases --- */
 
-/* Finds the slot of a database, or of InvalidOid a free one. */
-static DatabaseSlot *
-find_slot(Oid database)
-{
-	for (int i = 0; i < llm_max_databases; i++)
-		if (shared->databases[i].database == database)
-			return &shared->databases[i];
-	return NULL;
-}
-
-DatabaseSlot *
-shared_database(Oid database)
-{
-	DatabaseSlot *slot;
-
-	if (shared == NULL)
-		return NULL;
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	slot = find_slot(database);
-	if (slot == NULL && (slot = find_slot(InvalidOid)) != NULL)
-		init_slot(slot, database);
-	LWLockRelease(shared->lock);
-	return slot;
-}
-
-DatabaseSlot *
-shared_find_database(Oid database)
-{
-	DatabaseSlot *slot;
-
-	if (shared == NULL)
-		return NULL;
-	LWLockAcquire(shared->lock, LW_SHARED);
-	slot = find_slot(database);
-	LWLockRelease(shared->lock);
-	return slot;
-}
-
 /* Takes the cells of a database away, under the table lock. */
 static void
 take_cells_away(Oid database)
@@ -490,12 +432,8 @@ take_cells_away(Oid database)
 void
 shared_forget_database(Oid database)
 {
-	DatabaseSlot *slot;
-
+	slot_forget(database);
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	slot = find_slot(database);
-	if (slot)
-		slot->database = InvalidOid;
 	take_cells_away(database);
 	LWLockRelease(shared->lock);
 }
@@ -528,9 +466,9 @@ shared_databases(Oid *databases, int max)
 
 	if (shared == NULL)
 		return 0;
-	LWLockAcquire(shared->lock, LW_SHARED);
 	for (int i = 0; i < llm_max_databases; i++)
-		n = add_database(databases, n, max, shared->databases[i].database);
+		n = add_database(databases, n, max, slot_number(i)->database);
+	LWLockAcquire(shared->lock, LW_SHARED);
 	for (int i = 0; i < shared->nplaces; i++)
 		n = add_database(databases, n, max, places[i].cell.key.database);
 	LWLockRelease(shared->lock);

@@ -1,7 +1,7 @@
 /*
  * shared.h
- *	  The extension's shared memory: the table of cells, a slot for each
- *	  database, and what belongs to the server as a whole.
+ *	  The extension's shared memory: the table of cells, and what belongs to
+ *	  the server as a whole. What is a database's is in slot.h.
  */
 #ifndef LLM_SHARED_H
 #define LLM_SHARED_H
@@ -10,22 +10,10 @@
 
 #include "health/cell.h"
 #include "health/network.h"
+#include "health/slot.h"
 
-/* GUCs, PGC_POSTMASTER; defined in settings.c. */
+/* GUC, PGC_POSTMASTER; defined in settings.c. */
 extern int	llm_max_cells;
-extern int	llm_max_databases;
-
-/* What is kept once for a database. */
-typedef struct DatabaseSlot
-{
-	Oid			database;		/* InvalidOid = free; under the table's lock */
-	pg_atomic_uint32 table;		/* OID of its llm_breaker, once known */
-	pg_atomic_uint32 restored;	/* 0 = stored breakers are still to be read */
-	pg_atomic_uint64 changes;	/* transitions of its breakers so far */
-	pg_atomic_uint64 stored;	/* of these: written to llm_breaker */
-	pg_atomic_uint64 writer_until;	/* Usec: a writer is at work, or 0 */
-	pg_atomic_uint64 warned_at; /* Usec: when no writer could be had, or 0 */
-} DatabaseSlot;
 
 /* From the shmem hooks. */
 extern Size shared_size(void);
@@ -46,12 +34,6 @@ extern uint64 shared_salt(void);
  * should say so. `said_at` is in shared memory: when it was last said.
  */
 extern bool shared_should_say(pg_atomic_uint64 *said_at, Usec now);
-
-/* Returns a database's slot, made if need be; NULL when all are taken. */
-extern DatabaseSlot *shared_database(Oid database);
-
-/* Returns a database's slot if it has one, or NULL. */
-extern DatabaseSlot *shared_find_database(Oid database);
 
 /* Lets a slot and the cells of a database that is gone be used by others. */
 extern void shared_forget_database(Oid database);

@@ -8,10 +8,13 @@
 #include "postgres.h"
 
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "cells.h"
 #include "driver.h"
+#include "engine/loop.h"
+#include "queue/journal.h"
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(llm_check);
@@ -87,6 +90,7 @@ static void
 ask_targets(Check *check, Config *config)
 {
 	Call	  **calls = palloc(check->ntargets * sizeof(Call *));
+	const char *role = GetUserNameFromId(GetUserId(), true);
 
 	for (int i = 0; i < check->ntargets; i++)
 	{
@@ -110,6 +114,8 @@ ask_targets(Check *check, Config *config)
 	for (int i = 0; i < check->ntargets; i += MAX_AT_ONCE)
 		calls_run(&calls[i], Min(check->ntargets - i, MAX_AT_ONCE),
 				  local_work);
+	for (int i = 0; i < check->ntargets; i++)
+		journal_usage(calls[i], NULL, role);
 }
 
 /* Says what went wrong and what to do about it. */

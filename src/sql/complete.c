@@ -14,6 +14,8 @@
 #include "utils/memutils.h"
 
 #include "driver.h"
+#include "engine/loop.h"
+#include "queue/journal.h"
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(llm_complete);
@@ -73,14 +75,14 @@ keep_last(EndedCall *result)
 }
 
 /* Puts the end of a call into words, in the call's own context. */
-static EndedCall *
-conclude(Call *call, const Report *refused)
+EndedCall *
+call_conclude(Call *call, const Report *refused, Oid role)
 {
 	MemoryContext old = MemoryContextSwitchTo(call->context);
 	EndedCall  *result = palloc0(sizeof(EndedCall));
 
 	result->call = call;
-	result->role = GetUserId();
+	result->role = role;
 	if (refused->sqlstate != 0)
 	{
 		result->report = *refused;
@@ -106,6 +108,17 @@ follow_reload(void)
 	ProcessConfigFile(PGC_SIGHUP);
 }
 
+/* Notes what a call has used, and that it has failed over. */
+static void
+note_end(const Call *call)
+{
+	const char *role = GetUserNameFromId(GetUserId(), true);
+
+	journal_usage(call, call->spec.tier->name, role);
+	if (llm_log_failovers)
+		report_failover(call, role);
+}
+
 /*
  * Makes a call and returns how it ended. Raises its error unless on_error
  * says null, which never covers LL006.
@@ -122,10 +135,10 @@ run(const CallArgs *args)
 	call = request_prepare(args, &null_on_error, &refused);
 	if (refused.sqlstate == 0)
 		calls_run(&call, 1, local_work);
-	result = conclude(call, &refused);
+	result = call_conclude(call, &refused, GetUserId());
 	keep_last(result);
-	if (llm_log_failovers)
-		report_failover(call);
+	if (refused.sqlstate == 0)
+		note_end(call);
 	if (result->report.sqlstate != 0 &&
 		(!null_on_error || result->report.sqlstate == SQLSTATE_LL(6)))
 		report_raise(&result->report);

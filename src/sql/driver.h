@@ -8,6 +8,7 @@
 
 #include "postgres.h"
 
+#include "access/tupdesc.h"
 #include "fmgr.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
@@ -68,17 +69,19 @@ extern JsonNode *jsonb_to_tree(Jsonb *jsonb);
 extern void report_make(const Call *call, Report *report);
 extern void report_raise(const Report *report) pg_attribute_noreturn();
 extern void report_degraded(const Call *call);
-extern void report_failover(const Call *call);
+extern void report_failover(const Call *call, const char *role);
 extern char *candidate_name(const Candidate *candidate);
 extern char *attempt_in_words(const Attempt *attempt);
 extern char *attempt_hint(const Attempt *attempt);
 
 /* response.c */
 extern Datum response_datum(FunctionCallInfo fcinfo, const EndedCall *result);
+extern Datum response_row(TupleDesc desc, const EndedCall *result);
 extern Interval *usec_to_interval(Usec usec);
 extern Datum picodollars_to_numeric(Picodollars cost);
 
 /* complete.c */
 extern void local_work(Call *call, LocalAnswer *answer);
+extern EndedCall *call_conclude(Call *call, const Report *refused, Oid role);
 
 #endif							/* LLM_DRIVER_H */

@@ -32,6 +32,12 @@ typedef struct PrivilegeList
 	size_t		n;
 } PrivilegeList;
 
+/* What of a task its user says; dedupe_key only when it comes. */
+#define TASK_COLUMNS \
+	"prompt, messages, system, tier, max_tokens, temperature, params," \
+	" feature, residency, allow_degraded, priority, not_before, expires_at," \
+	" metadata, on_finish, max_tries"
+
 /* To call, and to see how it goes. */
 static const Privilege usage_privileges[] = {
 	{"USAGE", "SCHEMA", NULL},
@@ -41,6 +47,15 @@ static const Privilege usage_privileges[] = {
 	{"EXECUTE", "FUNCTION", "llm_chat"},
 	{"EXECUTE", "FUNCTION", "llm_explain"},
 	{"EXECUTE", "FUNCTION", "llm_last"},
+	{"EXECUTE", "FUNCTION", "llm_cancel"},
+	{"EXECUTE", "FUNCTION", "llm_requeue"},
+	{"EXECUTE", "FUNCTION", "llm_flush"},
+	{"SELECT, DELETE, INSERT (" TASK_COLUMNS ", dedupe_key),"
+		" UPDATE (" TASK_COLUMNS ")", "TABLE", "llm_task"},
+	{"SELECT", "TABLE", "llm_usage"},
+	{"SELECT", "TABLE", "llm_event"},
+	{"EXECUTE", "FUNCTION", "llm_queue_blocked_by"},
+	{"SELECT", "TABLE", "llm_queue"},
 	{"EXECUTE", "FUNCTION", "llm_health_rows"},
 	{"SELECT", "TABLE", "llm_health"},
 	{"EXECUTE", "FUNCTION", "llm_status_rows"},
@@ -51,7 +66,8 @@ static const Privilege usage_privileges[] = {
 
 /*
  * To configure as well. Who may change base_url can read the literal keys of
- * llm_secret, by having them sent to himself.
+ * llm_secret, by having them sent to himself. Row security takes those for
+ * admins who may execute llm_pause().
  */
 static const Privilege admin_privileges[] = {
 	{"INSERT, UPDATE, DELETE, SELECT (name)", "TABLE", "llm_secret"},
@@ -61,10 +77,15 @@ static const Privilege admin_privileges[] = {
 	{"SELECT, INSERT, UPDATE, DELETE", "TABLE", "llm_tier"},
 	{"SELECT, INSERT, UPDATE, DELETE", "TABLE", "llm_route"},
 	{"SELECT, INSERT, UPDATE, DELETE", "TABLE", "llm_rule"},
+	{"SELECT, INSERT, UPDATE, DELETE", "TABLE", "llm_probe"},
+	{"DELETE", "TABLE", "llm_usage"},
+	{"DELETE", "TABLE", "llm_event"},
 	{"EXECUTE", "FUNCTION", "llm_check"},
 	{"EXECUTE", "FUNCTION", "llm_breaker_open"},
 	{"EXECUTE", "FUNCTION", "llm_breaker_reset"},
 	{"EXECUTE", "FUNCTION", "llm_stat_reset"},
+	{"EXECUTE", "FUNCTION", "llm_pause"},
+	{"EXECUTE", "FUNCTION", "llm_resume"},
 	{"EXECUTE", "FUNCTION", "llm_routing_rows"},
 	{"SELECT", "TABLE", "llm_routing"},
 };

@@ -8,16 +8,19 @@
 #include "access/xlog.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "catalog/secret.h"
 #include "driver.h"
 #include "health/shared.h"
+#include "queue/journal.h"
+#include "queue/standing.h"
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(llm_health_rows);
 
-#define HEALTH_COLS 9
+#define HEALTH_COLS 12
 
 /* So many candidates are named of a tier whose providers are all out. */
 #define MAX_REASONS 4
@@ -47,7 +50,7 @@ why_not_admitted(const Config *config, const Candidate *candidate, Usec now)
 
 	if (why)
 		return why;
-	router_check(candidate, 0, now, &check);
+	router_check(candidate, 0, 0, now, &check);
 	if (health_is_shut(&check))
 		why = health_in_words(candidate, &check, now);
 	return why;
@@ -83,9 +86,31 @@ why_tier_unwell(const Config *config, const Tier *tier, Usec now)
 	return n > 0 ? reasons.data : NULL;
 }
 
+/* Says whether the worker of this database is there. */
+static bool
+worker_runs(void)
+{
+	DatabaseSlot *slot = slot_find(MyDatabaseId);
+
+	return slot && slot_pid(slot, SLOT_WORKER) != 0;
+}
+
+/* Says why the queue is not well, or NULL; to stop it by hand is well. */
+static char *
+why_queue_unwell(const QueueOrigin *origin)
+{
+	if (queue_is_copy(origin))
+		return psprintf("the queue stands: %s; llm_resume() starts it",
+						queue_why_standing(origin));
+	if (!RecoveryInProgress() && !worker_runs())
+		return pstrdup("the worker of this database does not run");
+	return NULL;
+}
+
 /* Says why this server is not well, or NULL. */
 static char *
-why_unwell(const Config *config, const char *version, Usec now)
+why_unwell(const Config *config, const char *version,
+		   const QueueOrigin *origin, Usec now)
 {
 	if (!llm_enabled)
 		return pstrdup("llm_failover.enabled is off");
@@ -102,7 +127,7 @@ why_unwell(const Config *config, const char *version, Usec now)
 			return psprintf("no provider of tier \"%s\" is admitted: %s",
 							tier->name, why);
 	}
-	return NULL;
+	return why_queue_unwell(origin);
 }
 
 /* Counts the targets that take work, and of these the ones that are open. */
@@ -124,13 +149,16 @@ count_targets(const Config *config, Usec now, int *targets, int *open)
 		if (works[i])
 		{
 			++*targets;
-			health_check(&config->targets[i].health, 0, now, &check);
+			health_check(&config->targets[i].health, 0, 0, now, &check);
 			if (health_is_shut(&check) && check.why == WHY_BREAKER)
 				++*open;
 		}
 }
 
-/* llm_health_rows(version of the extension) → the one row of llm_health */
+/*
+ * llm_health_rows(version of the extension, and what llm_queue_state says of
+ * the queue) → the one row of llm_health
+ */
 Datum
 llm_health_rows(PG_FUNCTION_ARGS)
 {
@@ -138,6 +166,8 @@ llm_health_rows(PG_FUNCTION_ARGS)
 	bool		nulls[HEALTH_COLS] = {0};
 	const Config *config;
 	char	   *version;
+	QueueOrigin origin;
+	const char *standing;
 	char	   *reason;
 	int			targets = 0;
 	int			targets_open = 0;
@@ -148,7 +178,9 @@ llm_health_rows(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	config = config_get(fcinfo->flinfo->fn_oid);
 	version = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	reason = why_unwell(config, version, now);
+	origin = queue_origin_of_args(fcinfo, 1);
+	standing = queue_why_standing(&origin);
+	reason = why_unwell(config, version, &origin, now);
 	count_targets(config, now, &targets, &targets_open);
 	values[0] = BoolGetDatum(reason == NULL);
 	nulls[1] = reason == NULL;
@@ -161,6 +193,11 @@ llm_health_rows(PG_FUNCTION_ARGS)
 	values[6] = Int32GetDatum(targets);
 	values[7] = Int32GetDatum(targets_open);
 	values[8] = Int64GetDatum((int64) cells_unshared());
+	values[9] = BoolGetDatum(worker_runs());
+	nulls[10] = standing == NULL;
+	if (standing)
+		values[10] = CStringGetTextDatum(standing);
+	values[11] = Int64GetDatum(journal_dropped());
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;
 }

@@ -1,16 +1,18 @@
 /*
  * report.c
  *	  What people are told: errors LL001 to LL006, the NOTICE of a degraded
- *	  answer, and the log line of a failover. All wording of calls is here.
+ *	  answer, log line and event of a failover. All wording of calls is here.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/timestamp.h"
 
 #include "catalog/secret.h"
 #include "driver.h"
+#include "queue/journal.h"
 
 /* Names a candidate: provider/region/model, or builtin/model. */
 char *
@@ -91,7 +93,7 @@ look_for_chance(const Tier *tier, Usec now, FirstChance *first)
 
 		if (candidate->target == NULL || candidate_disabled(candidate))
 			continue;
-		health_check(&candidate->target->health, 0, now, &check);
+		health_check(&candidate->target->health, 0, 0, now, &check);
 		if (check.verdict == HEALTH_OUT && check.until > now &&
 			(first->candidate == NULL || check.until < first->at))
 			*first = (FirstChance) {candidate, check.until};
@@ -366,29 +368,64 @@ failed_attempts(const Call *call)
 	return list.data;
 }
 
-/*
- * Logs a call in which a provider's attempt failed: one line, its order fixed,
- * without the prompt and so without the statement.
- */
-void
-report_failover(const Call *call)
+/* Says how a call went on after a failure; without the prompt. */
+static const char *
+failover_in_words(const Call *call)
 {
 	const Candidate *answered_by = call->answer.candidate;
-	const char *plural = call->nattempts == 1 ? "" : "s";
+
+	return psprintf("tier \"%s\" %s%s after %d attempt%s: %s",
+					call->spec.tier->name,
+					answered_by ? "answered by " : "not answered",
+					answered_by ? candidate_name(answered_by) : "",
+					call->nattempts, call->nattempts == 1 ? "" : "s",
+					failed_attempts(call));
+}
+
+/* Makes an event of it. */
+static void
+note_failover(const Call *call, const char *role, const char *words)
+{
+	const Candidate *answered_by = call->answer.candidate;
+	JournalScope scope = {
+		.tier = call->spec.tier->name,
+		.feature = call->spec.feature,
+		.role = role,
+	};
+
+	if (answered_by)
+	{
+		scope.provider = answered_by->route->provider_name;
+		scope.region = answered_by->region ? answered_by->region->name : NULL;
+		scope.model = answered_by->route->model_name;
+	}
+	journal_event(MyDatabaseId, "failover", &scope, words,
+				  psprintf("{\"attempts\": %d, \"ms\": %lld, \"degraded\": %s}",
+						   call->nattempts,
+						   (long long) ((call->ended - call->started) / USEC_MSEC),
+						   call->answer.degraded ? "true" : "false"),
+				  false);
+}
+
+/*
+ * Tells of a call in which a provider's attempt failed: one line in the log, its
+ * order fixed, without the statement, and an event. `role` has asked.
+ */
+void
+report_failover(const Call *call, const char *role)
+{
+	const Candidate *answered_by = call->answer.candidate;
+	MemoryContext old;
+	const char *words;
 
 	if (call->nattempts == 0 ||
 		(call->nattempts == 1 && answered_by && answered_by->region))
 		return;
-	if (answered_by)
-		ereport(LOG_SERVER_ONLY,
-				(errmsg("llm_failover: tier \"%s\" answered by %s after %d attempt%s: %s",
-						call->spec.tier->name,
-						candidate_name(answered_by), call->nattempts, plural, failed_attempts(call)),
-				 errhidestmt(true), errhidecontext(true)));
-	else
-		ereport(LOG_SERVER_ONLY,
-				(errmsg("llm_failover: tier \"%s\" not answered after %d attempt%s: %s",
-						call->spec.tier->name, call->nattempts, plural,
-						failed_attempts(call)),
-				 errhidestmt(true), errhidecontext(true)));
+	old = MemoryContextSwitchTo(call->context);
+	words = failover_in_words(call);
+	ereport(LOG_SERVER_ONLY,
+			(errmsg("llm_failover: %s", words),
+			 errhidestmt(true), errhidecontext(true)));
+	note_failover(call, role, words);
+	MemoryContextSwitchTo(old);
 }

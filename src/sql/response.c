@@ -245,13 +245,22 @@ is_llm_response(TupleDesc desc)
 Datum
 response_datum(FunctionCallInfo fcinfo, const EndedCall *result)
 {
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		desc = NULL;
+	return response_row(desc, result);
+}
+
+/* Returns an ended call as a row of a type, which must be llm_response. */
+Datum
+response_row(TupleDesc desc, const EndedCall *result)
+{
 	const Call *call = result->call;
 	bool		answered = result->report.sqlstate == 0;
-	TupleDesc	desc;
 	Row			row;
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
-		!is_llm_response(desc))
+	if (desc == NULL || !is_llm_response(desc))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("type llm_response is of another version than the library"),

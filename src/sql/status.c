@@ -2,8 +2,8 @@
  * status.c
  *	  The rows of the view llm_status: how each target is.
  *
- * A target has a row when a route leads to it, or when it was called since its
- * counts were reset. Its state is the worst of its provider's, its region's and
+ * A target has a row when a route or a probe leads to it, or when it was called
+ * since its counts were reset. Its state is the worst of its provider's, its region's and
  * its own. Only atomics are read, but for a breaker's window, whose lock is
  * held for a copy.
  */
@@ -141,8 +141,8 @@ llm_status_rows(PG_FUNCTION_ARGS)
 }
 
 /*
- * Collects the targets of all routes and those that were called; returns how
- * many. One that is both is there twice.
+ * Collects the targets of all routes and probes and those that were called;
+ * returns how many. One that is both is there twice.
  */
 static int
 find_rows(const Config *config, StatusRow **rows)
@@ -179,11 +179,20 @@ find_rows(const Config *config, StatusRow **rows)
 
 /*
  * Fills why targets take no new work: none of their candidates does, and that
- * is why the last of them does not.
+ * is why the last of them does not. Where no route leads, a probe's tells.
  */
 static void
 find_disabled(const Config *config, StatusRow *rows)
 {
+	for (int p = 0; p < config->nprobes; p++)
+		for (int i = 0; i < config->probes[p].ntargets; i++)
+		{
+			const Candidate *candidate = &config->probes[p].targets[i].candidate;
+
+			if (candidate->target)
+				rows[candidate->target - config->targets].disabled =
+					candidate_disabled(candidate);
+		}
 	for (int works = 0; works <= 1; works++)
 		for (int t = 0; t < config->ntiers; t++)
 			for (int i = 0; i < config->tiers[t].ncandidates; i++)

@@ -118,6 +118,8 @@ SELECT llm_complete('Hi');
 SELECT error_code FROM llm_respond('Hi', on_error => 'null');
 SELECT ok, reason, enabled, targets FROM llm_health;
 RESET llm_failover.enabled;
+-- the worker is there soon
+DO $$ BEGIN FOR i IN 1..6000 LOOP EXIT WHEN (SELECT worker_running FROM llm_health); PERFORM pg_sleep(0.02); END LOOP; END $$;
 SELECT ok, reason, enabled, targets, version = library_version AS same FROM llm_health;
 
 -- residency

@@ -244,6 +244,8 @@ INSERT INTO llm_tier(name, hedge_after) VALUES ('a', '2 days');
 INSERT INTO llm_tier(name, warm_share) VALUES ('a', 0.51); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_tier(name, warm_share) VALUES ('a', 'NaN');
 INSERT INTO llm_tier(name, warm_share) VALUES ('a', NULL);
+INSERT INTO llm_tier(name, queue_timeout) VALUES ('a', '0'); \echo :LAST_ERROR_SQLSTATE
+INSERT INTO llm_tier(name, queue_timeout) VALUES ('a', '-1 month');
 INSERT INTO llm_tier(name, fallback) VALUES ('a', 'a'); \echo :LAST_ERROR_SQLSTATE
 INSERT INTO llm_tier(name, fallback) VALUES ('a', 'b c');
 INSERT INTO llm_tier(name, fallback) VALUES ('flagship', 'economy'); \echo :LAST_ERROR_SQLSTATE
@@ -251,6 +253,8 @@ BEGIN;
 INSERT INTO llm_tier(name, fallback) VALUES ('flagship', 'economy'), ('economy', 'offline');
 INSERT INTO llm_tier(name, timeout, attempt_timeout, connect_timeout, max_attempts) VALUES ('a', '1 day', '24:00:00', '1 microsecond', 100);
 INSERT INTO llm_tier(name, strategy, hedge_after, warm_share) VALUES ('latency', 'latency', '1 day', 0.5), ('least_busy', 'least_busy', NULL, 0), ('cost', 'cost', '1 ms', 0.02);
+UPDATE llm_tier SET queue_timeout = '1 microsecond' WHERE name = 'latency';
+UPDATE llm_tier SET queue_timeout = '178000000 years' WHERE name = 'cost';
 COMMIT;
 UPDATE llm_tier SET fallback = 'flagship' WHERE name = 'economy'; \echo :LAST_ERROR_SQLSTATE
 UPDATE llm_tier SET fallback = 'nowhere' WHERE name = 'economy'; \echo :LAST_ERROR_SQLSTATE
@@ -351,6 +355,7 @@ INSERT INTO llm_tier(name, fallback) VALUES ('x', 'x');
 INSERT INTO llm_tier(name, strategy) VALUES ('x', 'fastest');
 INSERT INTO llm_tier(name, hedge_after) VALUES ('x', '0');
 INSERT INTO llm_tier(name, warm_share) VALUES ('x', 0.6);
+INSERT INTO llm_tier(name, queue_timeout) VALUES ('x', '0');
 INSERT INTO llm_tier(name, max_attempts) VALUES ('x', 101);
 INSERT INTO llm_tier(name, on_content_filter) VALUES ('x', 'ignore');
 INSERT INTO llm_route(provider, model, region) VALUES ('builtin', 'rule', 'eu');
@@ -364,7 +369,7 @@ ALTER TABLE llm_provider ENABLE TRIGGER llm_check;
 ALTER TABLE llm_tier ENABLE TRIGGER llm_check;
 ALTER TABLE llm_provider DROP breaker_window, DROP breaker_min_calls, DROP breaker_failure_rate, DROP breaker_consecutive, DROP breaker_slow_call,
 	DROP breaker_slow_rate, DROP breaker_open_time, DROP breaker_open_time_max, DROP breaker_half_open_calls, DROP breaker_ramp;
-ALTER TABLE llm_tier DROP hedge_after, DROP warm_share;
+ALTER TABLE llm_tier DROP hedge_after, DROP warm_share, DROP queue_timeout;
 INSERT INTO llm_provider(name, dialect) VALUES ('old', 'openai');
 INSERT INTO llm_provider(name, dialect) VALUES ('older', 'opnai');
 INSERT INTO llm_tier(name, max_attempts) VALUES ('old', 101);

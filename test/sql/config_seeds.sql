@@ -12,12 +12,12 @@ SELECT count(*) FROM llm_rule;
 
 -- INSERT of a seed's key changes all its columns, defaults included
 \set QUIET off
-INSERT INTO llm_tier(name, timeout, max_attempts) VALUES ('offline', '5 s', 2);
+INSERT INTO llm_tier(name, timeout, max_attempts, queue_timeout) VALUES ('offline', '5 s', 2, '1 h');
 INSERT INTO llm_tier(name, fallback) VALUES ('default', 'offline') RETURNING name;
 INSERT INTO llm_route(tier, provider, model, params) VALUES ('offline', 'builtin', 'extract', '{"sentences": 2}');
 INSERT INTO llm_route(tier, provider, model, position) VALUES ('offline', 'builtin', 'rule', 1), ('offline', 'builtin', 'echo', 9), ('default', 'builtin', 'rule', 5);
 \set QUIET on
-SELECT name, fallback, timeout, max_attempts FROM llm_tier ORDER BY 1;
+SELECT name, fallback, timeout, max_attempts, queue_timeout FROM llm_tier ORDER BY 1;
 SELECT tier, provider, model, position, params FROM llm_route ORDER BY 1, 4;
 -- a script may run twice, and say so in each way
 \set QUIET off
@@ -26,7 +26,7 @@ INSERT INTO llm_tier(name, max_attempts) VALUES ('offline', 4) ON CONFLICT DO NO
 INSERT INTO llm_tier(name, max_attempts) VALUES ('offline', 5), ('offline', 6), ('other', 7);
 MERGE INTO llm_tier t USING (VALUES ('offline', 8), ('other', 9)) v(name, n) ON t.name = v.name WHEN MATCHED THEN UPDATE SET max_attempts = v.n WHEN NOT MATCHED THEN INSERT (name) VALUES (v.name);
 \set QUIET on
-SELECT name, max_attempts FROM llm_tier ORDER BY 1;
+SELECT name, max_attempts, queue_timeout FROM llm_tier ORDER BY 1;
 -- the order of rows does not matter here either
 INSERT INTO llm_tier(name, fallback) VALUES ('default', 'main'), ('main', 'backup'), ('backup', 'offline');
 INSERT INTO llm_tier(name, fallback) VALUES ('default', 'nowhere'); \echo :LAST_ERROR_SQLSTATE
@@ -38,16 +38,16 @@ SELECT name, fallback FROM llm_tier ORDER BY 1;
 BEGIN;
 SET LOCAL check_function_bodies = off;
 COPY llm_tier FROM stdin;
-default	later	f	cost	00:00:11	00:00:10	00:00:01	\N	1	next	00:00:02	0.25
-later	offline	t	weighted	00:02:00	00:01:00	00:00:03	00:00:30	6	raise	\N	0
-offline	\N	t	weighted	00:00:22	00:01:00	00:00:03	\N	2	raise	\N	0
+default	later	f	cost	00:00:11	00:00:10	00:00:01	\N	1	next	00:00:02	0.25	40 days
+later	offline	t	weighted	00:02:00	00:01:00	00:00:03	00:00:30	6	raise	\N	0	\N
+offline	\N	t	weighted	00:00:22	00:01:00	00:00:03	\N	2	raise	\N	0	\N
 \.
 COPY llm_route FROM stdin;
 offline	builtin	extract	\N	7	0.5	f	{"sentences": 4}
 offline	builtin	rule	\N	8	1	t	\N
 later	builtin	extract	\N	1	1	t	\N
 \.
-SELECT name, fallback, enabled, strategy, timeout, on_content_filter, hedge_after, warm_share FROM llm_tier WHERE name IN ('default', 'later', 'offline') ORDER BY 1;
+SELECT name, fallback, enabled, strategy, timeout, on_content_filter, hedge_after, warm_share, queue_timeout FROM llm_tier WHERE name IN ('default', 'later', 'offline') ORDER BY 1;
 SELECT tier, model, position, weight, enabled, params FROM llm_route WHERE tier <> 'default' ORDER BY 1, 3;
 ROLLBACK;
 -- not a seed: another tier, another region, another model

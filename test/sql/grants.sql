@@ -42,6 +42,17 @@ SELECT * FROM llm_routing;
 SELECT llm_breaker_open('openai');
 SELECT llm_breaker_reset();
 SELECT llm_stat_reset();
+SELECT llm_cancel(1);
+SELECT llm_requeue(1);
+SELECT llm_pause();
+SELECT llm_resume();
+SELECT llm_flush();
+SELECT * FROM llm_queue;
+TABLE llm_task;
+INSERT INTO llm_task(prompt) VALUES ('x');
+TABLE llm_usage;
+TABLE llm_event;
+TABLE llm_queue_state;
 TABLE llm_tier;
 INSERT INTO llm_tier(name) VALUES ('x');
 SELECT llm_grant_usage('regress_llm_nobody'); \echo :LAST_ERROR_SQLSTATE
@@ -80,9 +91,35 @@ SELECT r.rolname AS role, x.kind, x.object, string_agg(x.privilege, ', ' ORDER B
      WHERE c.relname = 'llm_secret' AND has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT')) x
  WHERE r.rolname LIKE 'regress_llm%' GROUP BY 1, 2, 3 ORDER BY 1, min(x.n), 3;
 TABLE privileges;
+-- of a task its user says what it asks for
+SELECT p AS privilege, string_agg(a.attname, ' ' ORDER BY a.attnum) AS columns FROM unnest('{INSERT,UPDATE,REFERENCES}'::text[]) p, pg_attribute a
+ WHERE a.attrelid = 'llm_task'::regclass AND a.attnum > 0 AND has_column_privilege('regress_llm_usage', a.attrelid, a.attnum, p) GROUP BY 1;
+-- an admin no more than that
+SELECT a.attname, p FROM pg_attribute a, unnest('{INSERT,UPDATE}'::text[]) p WHERE a.attrelid = 'llm_task'::regclass AND a.attnum > 0
+   AND has_column_privilege('regress_llm_usage', a.attrelid, a.attnum, p) <> has_column_privilege('regress_llm_admin', a.attrelid, a.attnum, p);
 -- grants are the owner's
 SELECT DISTINCT a.grantor::regrole = c.relowner::regrole AS "by the owner" FROM pg_class c, aclexplode(c.relacl) a
  WHERE c.relname LIKE 'llm_%' AND c.relkind IN ('r', 'v');
+
+-- Whose usage and events one sees: one's own and nobody's; monitoring and admins all
+INSERT INTO llm_usage(hour, role) VALUES (date_trunc('hour', now()), NULL), (date_trunc('hour', now()), 'regress_llm_usage'), (date_trunc('hour', now()), 'regress_llm_admin');
+INSERT INTO llm_event(kind, role, message) VALUES ('failover', NULL, 'nobody''s'), ('failover', 'regress_llm_usage', 'a user''s'), ('failover', 'regress_llm_admin', 'an admin''s');
+SET ROLE regress_llm_usage;
+SELECT role FROM llm_usage UNION ALL SELECT role FROM llm_event ORDER BY 1;
+DELETE FROM llm_event;
+UPDATE llm_usage SET calls = 1;
+SET ROLE regress_llm_monitor;
+SELECT role FROM llm_usage UNION ALL SELECT role FROM llm_event ORDER BY 1;
+DELETE FROM llm_usage;
+SET ROLE regress_llm_admin;
+SELECT role FROM llm_usage UNION ALL SELECT role FROM llm_event ORDER BY 1;
+INSERT INTO llm_event(kind, message) VALUES ('forged', 'x');
+UPDATE llm_usage SET calls = 1;
+DELETE FROM llm_usage;
+DELETE FROM llm_event WHERE kind = 'failover';
+RESET ROLE;
+SELECT count(*) FROM llm_usage;
+SELECT count(*) FROM llm_event WHERE kind = 'failover';
 
 -- An ordinary user of it
 SET ROLE regress_llm_usage;
@@ -96,6 +133,11 @@ SELECT * FROM llm_check();
 SELECT llm_breaker_open('openai');
 SELECT llm_breaker_reset();
 SELECT llm_stat_reset();
+SELECT llm_pause();
+SELECT llm_resume();
+SELECT count(*) FROM llm_queue;
+SELECT llm_cancel(0), llm_requeue(0);
+SELECT count(*) FROM llm_probe;
 SELECT count(*) FROM llm_tier;
 INSERT INTO llm_secret VALUES ('a', 'b');
 RESET ROLE;
@@ -106,8 +148,11 @@ SELECT count(*) FROM llm_health;
 SELECT count(*) FROM llm_status;
 SELECT count(*) FROM llm_stat_tier;
 SELECT count(*) FROM llm_routing;
+SELECT count(*) FROM llm_queue;
 SELECT llm_breaker_reset();
 SELECT llm_stat_reset();
+SELECT llm_pause();
+TABLE llm_task;
 SELECT llm_complete('hello');
 TABLE llm_provider;
 RESET ROLE;
@@ -129,6 +174,7 @@ INSERT INTO llm_model(provider, name) VALUES ('openai', 'gpt-5'), ('plain', 'm')
 INSERT INTO llm_tier(name, fallback) VALUES ('a', 'b'), ('b', 'offline'), ('default', 'a');
 INSERT INTO llm_route(tier, provider, model, region) VALUES ('a', 'openai', 'gpt-5', 'eu'), ('b', 'openai', 'gpt-5', NULL);
 INSERT INTO llm_rule(name, pattern, answer) VALUES ('r', 'a', 'b');
+INSERT INTO llm_probe(provider, model, enabled) VALUES ('plain', 'm', false);
 UPDATE llm_provider SET name = 'vendor' WHERE name = 'openai';
 UPDATE llm_region SET name = 'europe';
 UPDATE llm_tier SET name = 'c' WHERE name = 'b';
@@ -137,6 +183,7 @@ SELECT name, fallback FROM llm_tier ORDER BY 1;
 SELECT tier, provider, region, credential FROM llm_routing WHERE tier = 'a';
 SELECT count(*) FROM llm_status;
 SELECT llm_breaker_open('plain'), llm_breaker_reset('plain'), llm_stat_reset();
+SELECT llm_pause(), llm_resume();
 TRUNCATE llm_rule;
 ALTER TABLE llm_tier DISABLE TRIGGER ALL;
 

@@ -15,10 +15,26 @@ SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = 
  WHERE c.relname IN ('llm_health', 'llm_status', 'llm_stat_tier') AND col_description(c.oid, a.attnum) IS NULL;
 SELECT relname FROM pg_class WHERE relname IN ('llm_health', 'llm_status', 'llm_stat_tier') AND obj_description(oid, 'pg_class') IS NULL;
 
+-- The worker of the database is there soon
+DO $$ BEGIN FOR i IN 1..6000 LOOP EXIT WHEN (SELECT worker_running FROM llm_health); PERFORM pg_sleep(0.02); END LOOP; END $$;
+SELECT worker_running, queue_paused, journal_dropped FROM llm_health;
+
 -- Nothing configured
 SELECT * FROM llm_status;
 SELECT tier, calls, failed, degraded, attempts, failovers, retries, hedges, p50, p95, p99, stats_reset <= now() AS since FROM llm_stat_tier;
 SELECT ok, reason, targets, targets_open, cells_unshared IS NOT NULL AS told FROM llm_health;
+
+-- A queue that is paused is well, and one that is a copy is not
+SELECT llm_pause();
+SELECT ok, reason, regexp_replace(queue_paused, 'by .*', 'by ROLE') AS queue_paused FROM llm_health;
+UPDATE llm_queue_state SET database = 1;
+SELECT ok, reason, queue_paused FROM llm_health;
+UPDATE llm_queue_state SET system_identifier = 1;
+SELECT ok, reason, queue_paused FROM llm_health;
+UPDATE llm_queue_state SET system_identifier = (SELECT system_identifier FROM pg_control_system()), database = 0;
+SELECT ok, reason, queue_paused FROM llm_health;
+SELECT llm_resume();
+SELECT ok, reason, queue_paused FROM llm_health;
 
 -- A row a target, sorted, before anybody has called it
 INSERT INTO llm_provider(name, dialect, base_url, breaker_consecutive, breaker_open_time, breaker_open_time_max) VALUES

@@ -19,7 +19,7 @@ shared_preload_libraries = 'llm_failover'
 $node->start;
 
 # Everything that a user has configured, in an order of its own.
-my @tables = qw(llm_provider llm_region llm_model llm_tier llm_route llm_rule);
+my @tables = qw(llm_provider llm_region llm_model llm_tier llm_route llm_rule llm_probe);
 my $whole = join(' UNION ALL ',
 	map { "SELECT '$_', to_jsonb(t)::text FROM llm.$_ t" } @tables)
   . ' ORDER BY 1, 2';
@@ -47,15 +47,18 @@ INSERT INTO llm_region(provider, name, params, residency, position, weight, max_
 INSERT INTO llm_model VALUES
 	('openai', 'gpt-5', 400000, 128000, 1.25, 10, 0.125, '{tools,images}', 5000, 2000000, true),
 	('zeta', 'm', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false);
-INSERT INTO llm_tier(name, fallback, timeout, max_attempts, strategy, hedge_after, warm_share) VALUES
-	('a', 'z', '90 s', 3, 'latency', '2 s', 0.02), ('z', 'offline', '1 min', 2, 'cost', NULL, 0),
-	('m', 'a', '1 hour', 1, 'least_busy', NULL, 0.5);
+INSERT INTO llm_tier(name, fallback, timeout, max_attempts, strategy, hedge_after, warm_share, queue_timeout) VALUES
+	('a', 'z', '90 s', 3, 'latency', '2 s', 0.02, '7 days'), ('z', 'offline', '1 min', 2, 'cost', NULL, 0, NULL),
+	('m', 'a', '1 hour', 1, 'least_busy', NULL, 0.5, '00:00:00.5');
 INSERT INTO llm_route(tier, provider, model, region, position, weight, params) VALUES
 	('a', 'zeta', 'm', 'eu', 1, 0.3, '{"top_p": 0.5}'), ('a', 'zeta', 'm', NULL, 2, 1, NULL),
 	('z', 'openai', 'gpt-5', NULL, 1, 1, NULL), ('default', 'alpha', 'flash', NULL, 1, 0, NULL),
 	('default', 'builtin', 'echo', NULL, 9, 1, NULL);
 INSERT INTO llm_rule(name, feature, pattern, answer, position, enabled) VALUES
 	('hello', NULL, '(?i)^hello', 'Hi \\&', 1, true), ('off', 'f', 'x', E'two\\nlines\\t', 2, false);
+INSERT INTO llm_probe(provider, region, model, every, prompt, expect, enabled) VALUES
+	('zeta', 'eu', 'm', '90 s', E'two\\nlines', '(?i)^\\s*ok', false), ('zeta', NULL, 'm', '1 day', 'Say OK.', NULL, false),
+	('alpha', 'default', 'unrouted', '1 s', 'x', NULL, false);
 -- seeds are rows that may be changed
 UPDATE llm_tier SET fallback = 'z', timeout = '7 s' WHERE name = 'default';
 UPDATE llm_tier SET enabled = false WHERE name = 'offline';

@@ -110,7 +110,7 @@ $subscriber->safe_psql('postgres', 'CREATE EXTENSION llm_failover');
 # The seeds are on both sides: copy_data would collide with them.
 my $connection = $main->connstr . ' dbname=postgres';
 $main->safe_psql('postgres', q{
-CREATE PUBLICATION config FOR TABLE llm_provider, llm_region, llm_model, llm_tier, llm_route, llm_rule});
+CREATE PUBLICATION config FOR TABLE llm_provider, llm_region, llm_model, llm_tier, llm_route, llm_rule, llm_probe});
 $subscriber->safe_psql('postgres', qq{
 CREATE SUBSCRIPTION config CONNECTION '$connection' PUBLICATION config WITH (copy_data = false)});
 $subscriber->wait_for_subscription_sync($main, 'config');

@@ -208,7 +208,7 @@ is_trace('steps', undef, 'LL001 rule declined candidate, extract declined',
 	'the next call asks nobody who is throttled');
 like( sql(q{SELECT string_agg(concat_ws(' ', step, model, verdict, reason), ', ')
 		FROM llm_explain('Hi', 'steps')}),
-	qr{^gpt-5 out throttled until \d\d:\d\d:\d\d, gpt-5 out [^,]*, claude-opus-4-6 out [^,]*, qwen3-32b out [^,]*, 1 rule ready, 2 extract ready$},
+	qr{^gpt-5 out throttled until (?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d, gpt-5 out [^,]*, claude-opus-4-6 out [^,]*, qwen3-32b out [^,]*, 1 rule ready, 2 extract ready$},
 	'... as llm_explain says');
 forget($node);
 sql(trace_of('steps'));
@@ -302,7 +302,7 @@ like( $failed->{detail},
 	'its detail');
 is($failed->{hint}, q{See SELECT * FROM llm_status.}, 'its hint');
 $failed = psql_error($node, "SELECT llm_complete('Hi', 'steps', allow_degraded => false)", 'LL001', qr/^no model could answer$/);
-my $kept_away = join ' ', map { qr{Not asked: $_: throttled until \d\d:\d\d:\d\d\.} }
+my $kept_away = join ' ', map { qr{Not asked: $_: throttled until (?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d\.} }
   'openai/us/gpt-5', 'openai/eu/gpt-5', 'anthropic/us/claude-opus-4-6';
 like($failed->{detail}, qr{^$kept_away openai/us/gpt-5 may be asked at \d\d:\d\d:\d\d\.$}, 'the detail of the next one');
 is($failed->{hint}, q{See SELECT * FROM llm_status.}, 'its hint');

@@ -66,7 +66,7 @@ subtest 'throttled' => sub {
 		'throttled|target throttled|t', 'until it may be asked again');
 	like(
 		psql_ok($node, 'SELECT ok, targets_open, reason FROM llm_health'),
-		qr{^f\|0\|no provider of tier "t" is admitted: a/default/m \(throttled until \d\d:\d\d:\d\d\)$},
+		qr{^f\|0\|no provider of tier "t" is admitted: a/default/m \(throttled until (?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d\)$},
 		'the tier is unwell, though no breaker is open');
 	my $before = $sim->count('a');
 	psql_ok($node, $call, 'another call');

@@ -176,14 +176,14 @@ subtest 'the next candidate, at once' => sub {
 	is(call('first'), 'model first throttled, second ok', 'in the same call');
 	is(call('first'), 'model second ok', 'the next call does not even try');
 	like( sql(q{SELECT string_agg(concat_ws(' ', provider, share, verdict, reason), ', ' ORDER BY provider) FROM llm_explain(tier => 'first')}),
-		qr/^first 0 \w+ throttled until \d\d:\d\d:\d\d, second 1 ready$/, 'as llm_explain() says');
+		qr/^first 0 \w+ throttled until (?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d, second 1 ready$/, 'as llm_explain() says');
 	sql(q{DELETE FROM llm_route WHERE tier = 'first' AND provider = 'second';
 		UPDATE llm_tier SET fallback = 'second' WHERE name = 'first'});
 	is(call('first'), 'model second ok', 'or the next tier');
 	is($sim->count('first'), 1, 'and nobody else has asked');
 	my $end = run_sql($node, q{SELECT llm_complete('Hello', 'first', allow_degraded => false)});
 	is($end->{sqlstate}, 'LL001', 'without one there is no answer');
-	like($end->{detail}, qr{^Not asked: first/default/m: throttled until (\d\d:\d\d:\d\d)\. first/default/m may be asked at \1\.$},
+	like($end->{detail}, qr{^Not asked: first/default/m: throttled until ((?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d)\. first/default/m may be asked at \1\.$},
 		'... and the error says when there might be');
 	is(status('first', q{state, until > now() + interval '50 min'}), 'throttled|t', 'it is still so');
 };

@@ -167,7 +167,7 @@ check_targets(void)
 	HealthCheck check;
 
 	for (int i = 0; i < TARGETS; i++)
-		health_check(&targets[i], 1000, NOW, &check);
+		health_check(&targets[i], 1000, 0, NOW, &check);
 }
 
 static void
@@ -178,7 +178,7 @@ reserve_and_settle(void)
 	Reservation reservation;
 	HealthCheck check;
 
-	if (health_reserve(&targets[0], 1000, false, USEC_SEC, NOW, &reservation,
+	if (health_reserve(&targets[0], 1000, 0, false, USEC_SEC, NOW, &reservation,
 					   &check))
 		health_settle(&reservation, &result, NOW + 1);
 }

@@ -57,6 +57,8 @@ main(void)
 		{"latency", test_latency},
 		{"limits", test_limits},
 		{"health", test_health},
+		{"schedule", test_schedule},
+		{"ring", test_ring},
 	};
 
 	for (size_t i = 0; i < lengthof(suites); i++)

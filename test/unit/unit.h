@@ -39,5 +39,7 @@ extern void test_breaker(void);
 extern void test_latency(void);
 extern void test_limits(void);
 extern void test_health(void);
+extern void test_schedule(void);
+extern void test_ring(void);
 
 #endif							/* LLM_UNIT_H */

@@ -160,6 +160,12 @@ probe_failure(Left *left)
 }
 
 static BreakerChange
+old_probe_failure(Left *left)
+{
+	return fail(left->old_probe);
+}
+
+static BreakerChange
 probe_silence(Left *left)
 {
 	return breaker_silent(&breaker, &config, &left->probe, now);
@@ -267,11 +273,12 @@ test_breaker_diagram(void)
 		{"silent failure", silent_failure, "coooohr"},
 		{"probe success", probe_success, "cRRoRRr"},
 		{"old probe success", old_probe_success, "cRRoRRr"},
-		{"probe failure", probe_failure, "coooohr"},
+		{"probe failure", probe_failure, "cooooOr"},
+		{"old probe failure", old_probe_failure, "coooohr"},
 		{"probe silence", probe_silence, "coooohr"},
 		{"leave", leave, "coooohr"},
 		{"empty ticket", empty_ticket, "coooohr"},
-		{"trip", trip, "OOOoOOO"},
+		{"trip", trip, "OOooOOO"},
 		{"short trip", short_trip, "OooooOO"},
 		{"own trip", own_trip, "O----OO"},
 		{"old trip", old_trip, "coooohr"},

@@ -38,7 +38,9 @@ view(void)
 static inline bool
 try_enter(BreakerTicket *ticket)
 {
-	return breaker_enter(&breaker, &config, false, LEASE, now, ticket);
+	BreakerChange change;
+
+	return breaker_enter(&breaker, &config, false, LEASE, now, ticket, &change);
 }
 
 static inline BreakerTicket
@@ -54,9 +56,12 @@ static inline BreakerTicket
 probe(void)
 {
 	BreakerTicket ticket;
+	BreakerChange change;
 
-	CHECK(breaker_enter(&breaker, &config, true, LEASE, now, &ticket) &&
+	CHECK(breaker_enter(&breaker, &config, true, LEASE, now, &ticket,
+						&change) &&
 		  ticket.entered && ticket.probe && !ticket.permit, "not admitted");
+	CHECK(!change.changed, "a probe changes nothing by itself");
 	return ticket;
 }
 

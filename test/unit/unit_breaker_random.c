@@ -242,11 +242,12 @@ happen_enter(Held *attempt)
 	bool		entered;
 	bool		want = true;
 	bool		permit = false;
+	BreakerChange change = {0};
 
 	if (attempt->ticket.entered)
-		return (BreakerChange) {0};
+		return change;
 	entered = breaker_enter(&breaker, &config, probe, LEASE, now,
-							&attempt->ticket);
+							&attempt->ticket, &change);
 	if (!probe && model.state == BREAKER_HALF_OPEN)
 	{
 		if (model.permits >= config.half_open_calls && now >= model.until)
@@ -269,7 +270,7 @@ happen_enter(Held *attempt)
 	attempt->probe = probe;
 	attempt->silent = false;
 	attempt->generation = model.generation;
-	return (BreakerChange) {0};
+	return change;
 }
 
 static BreakerChange
@@ -295,9 +296,41 @@ happen_success(Held *attempt)
 	return change;
 }
 
+/* Says whether a probe speaks of what the model is now. */
+static bool
+is_probe_of_now(const Held *attempt)
+{
+	return attempt->ticket.entered && attempt->probe &&
+		(attempt->generation == model.generation ||
+		 (model.state == BREAKER_HALF_OPEN &&
+		  attempt->generation + 1 == model.generation));
+}
+
+/* A probe has failed; the jitter is taken over when it is within bounds. */
+static void
+prolong_model(Usec retry_after)
+{
+	double		plain = config.open_time * (double) ((int64) 1 << model.trips);
+	bool		longest = plain >= config.open_time_max;
+	Usec		until = breaker_view(&breaker, &config, now).until;
+
+	if (model.forced || model.sticky)
+		return;
+	plain = Min(plain, (double) config.open_time_max);
+	CHECK(until >= now + Max((Usec) (0.9 * plain), retry_after) &&
+		  until >= model.until &&
+		  until <= Max(model.until,
+					   up(now + Max((Usec) (1.1 * plain) + 1, retry_after))),
+		  "open for " INT64_FORMAT, until - now);
+	if (until > model.until && !longest)
+		model.trips = Min(model.trips + 1, 31);
+	model.until = until;
+}
+
 static BreakerChange
 happen_failure(Held *attempt)
 {
+	bool		probe = is_probe_of_now(attempt);
 	bool		slow = below(3) == 0;
 	Usec		retry_after = below(4) == 0 ? below(100) * USEC_SEC : 0;
 	bool		own = attempt->generation == model.generation;
@@ -310,8 +343,11 @@ happen_failure(Held *attempt)
 		model_record(true, slow);
 		model_failure(retry_after);
 	}
-	else if (model.state == BREAKER_HALF_OPEN && own && attempt->permit)
+	else if (model.state == BREAKER_HALF_OPEN &&
+			 ((own && attempt->permit) || probe))
 		open_model_by_failures(retry_after);
+	else if (model.state == BREAKER_OPEN && probe)
+		prolong_model(retry_after);
 	return change;
 }
 
@@ -362,7 +398,7 @@ happen_trip(Held *attempt)
 {
 	Usec		length = below(100) * USEC_SEC;
 	bool		own = attempt->generation == model.generation ||
-	!attempt->ticket.entered;
+	!attempt->ticket.entered || is_probe_of_now(attempt);
 	BreakerChange change = breaker_trip(&breaker, &attempt->ticket, length,
 										now);
 
@@ -370,7 +406,8 @@ happen_trip(Held *attempt)
 				 (model.forced ||
 				  now + length <= model.until + USEC_SEC)))
 	{
-		open_model();
+		if (!model.sticky)
+			open_model();
 		model.until = up(now + length);
 		model.sticky = true;
 	}
@@ -548,8 +585,12 @@ check_told(const char *what, const Model *before, BreakerChange change)
 {
 	bool		changed = model.state != before->state ||
 	(model.state == BREAKER_OPEN && model.generation != before->generation);
+	bool		prolonged = !changed && model.state == BREAKER_OPEN &&
+	model.until > before->until;
 
-	CHECK(change.changed == changed, "%s: told %d", what, change.changed);
+	CHECK(change.changed == changed && change.prolonged == prolonged,
+		  "%s: told %d, prolonged %d", what, change.changed,
+		  change.prolonged);
 	if (changed)
 		CHECK(change.from == before->state && change.to == model.state &&
 			  change.until == model.until, "%s: tells of something else", what);
@@ -640,8 +681,7 @@ happen(int which, Held *attempt)
 		stays = before.state == BREAKER_HALF_OPEN || model.permits > 0;
 	if (!stays)
 		model = before;
-	if (happenings[which].step)
-		check_told(happenings[which].name, &before, change);
+	check_told(happenings[which].name, &before, change);
 }
 
 static void

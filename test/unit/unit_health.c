@@ -383,7 +383,7 @@ check_now(const HealthTarget *target, int64 tokens, Usec now)
 	HealthCheck check;
 
 	memset(&check, 0x5A, sizeof(check));
-	health_check(target, tokens, now, &check);
+	health_check(target, tokens, 0, now, &check);
 	return check;
 }
 
@@ -428,12 +428,12 @@ test_order(void)
 	expect(check_now(&target, 1, T0), HEALTH_OUT, WHY_MAX_INFLIGHT,
 		   CELL_REGION, 0, "full");
 	pg_atomic_write_u32(&region->in_flight, 1);
-	when = limiter_when(&cell->requests, 1, 60, T0);
+	when = limiter_when(&cell->requests, 1, 60, 0, T0);
 	expect(check_now(&target, 1, T0), HEALTH_OUT, WHY_RPM, CELL_TARGET, when,
 		   "requests");
 	CHECK(when > T0, "a request later");
 	limiter_give_back(&cell->requests, 1, 60, T0);
-	when = limiter_when(&cell->tokens, 10, 600, T0);
+	when = limiter_when(&cell->tokens, 10, 600, 0, T0);
 	expect(check_now(&target, 10, T0), HEALTH_OUT, WHY_TPM, CELL_TARGET, when,
 		   "tokens");
 	CHECK(when > T0, "tokens later");
@@ -510,7 +510,7 @@ test_trials(void)
 		}
 		expect(check_now(&target, 0, T0), HEALTH_OUT, WHY_BREAKER, scope, 0,
 			   "no permit is left");
-		CHECK(!health_reserve(&target, 0, false, LEASE, T0, &more, &check),
+		CHECK(!health_reserve(&target, 0, 0, false, LEASE, T0, &more, &check),
 			  "refused");
 		expect(check, HEALTH_OUT, WHY_BREAKER, scope, 0, "and says so");
 		CHECK(view_of(&target, scope, T0).permits == TRIALS, "all are out");
@@ -537,14 +537,14 @@ check_refused(const HealthTarget *target, const Refusal *want, Usec until,
 {
 	Cell	   *provider = target->cells[CELL_PROVIDER].cell;
 	Cell	   *cell = target->cells[CELL_TARGET].cell;
-	Usec		rpm = limiter_when(&cell->requests, 60, 60, now);
-	Usec		tpm = limiter_when(&cell->tokens, 600, 600, now);
+	Usec		rpm = limiter_when(&cell->requests, 60, 60, 0, now);
+	Usec		tpm = limiter_when(&cell->tokens, 600, 600, 0, now);
 	uint32		busy = in_flight(target, CELL_REGION);
 	Reservation held;
 	HealthCheck check;
 
 	memset(&check, 0x5A, sizeof(check));
-	CHECK(!health_reserve(target, 500, false, LEASE, now, &held, &check),
+	CHECK(!health_reserve(target, 500, 0, false, LEASE, now, &held, &check),
 		  "%s: is refused", want->name);
 	expect(check, HEALTH_OUT, want->why, want->scope, until, want->name);
 	CHECK(!held.held, "%s: holds nothing", want->name);
@@ -555,9 +555,9 @@ check_refused(const HealthTarget *target, const Refusal *want, Usec until,
 	for (int scope = 0; scope < HEALTH_SCOPES; scope++)
 		CHECK(view_of(target, scope, now).permits == 0, "%s: a permit of %s",
 			  want->name, scope_names[scope]);
-	CHECK(limiter_when(&cell->requests, 60, 60, now) == rpm, "%s: requests",
+	CHECK(limiter_when(&cell->requests, 60, 60, 0, now) == rpm, "%s: requests",
 		  want->name);
-	CHECK(limiter_when(&cell->tokens, 600, 600, now) == tpm, "%s: tokens",
+	CHECK(limiter_when(&cell->tokens, 600, 600, 0, now) == tpm, "%s: tokens",
 		  want->name);
 	CHECK(pg_atomic_read_u64(&cell->last_used) == 0, "%s: used", want->name);
 	CHECK(window_sum(&provider->budget.window, BUDGET_WINDOW, now).calls == 0,
@@ -598,12 +598,12 @@ test_refusals(void)
 		if (why == WHY_RPM)
 		{
 			limiter_give_back(&cell->requests, -60, 60, T0);
-			until = limiter_when(&cell->requests, 1, 60, T0);
+			until = limiter_when(&cell->requests, 1, 60, 0, T0);
 		}
 		if (why == WHY_TPM)
 		{
 			limiter_give_back(&cell->tokens, -101, 600, T0);
-			until = limiter_when(&cell->tokens, 500, 600, T0);
+			until = limiter_when(&cell->tokens, 500, 600, 0, T0);
 		}
 		check_refused(&target, &want, until, T0);
 	}
@@ -629,12 +629,12 @@ test_probe(void)
 	pg_atomic_write_u32(&target.cells[CELL_REGION].cell->in_flight, 1);
 	limiter_give_back(&cell->requests, -60, 60, T0);
 	limiter_give_back(&cell->tokens, -600, 600, T0);
-	CHECK(health_reserve(&target, 10, true, LEASE, T0, &held, &check),
+	CHECK(health_reserve(&target, 10, 0, true, LEASE, T0, &held, &check),
 		  "nothing refuses it");
 	expect(check, HEALTH_READY, WHY_NONE, CELL_PROVIDER, 0, "a probe");
-	CHECK(limiter_when(&cell->requests, 1, 60, T0) == T0 + 2 * USEC_SEC,
+	CHECK(limiter_when(&cell->requests, 1, 60, 0, T0) == T0 + 2 * USEC_SEC,
 		  "it owes a request");
-	CHECK(limiter_when(&cell->tokens, 10, 600, T0) == T0 + 2 * USEC_SEC,
+	CHECK(limiter_when(&cell->tokens, 10, 600, 0, T0) == T0 + 2 * USEC_SEC,
 		  "and its tokens");
 	CHECK(in_flight(&target, CELL_REGION) == 2, "it is under way");
 	health_settle(&held, &result, T0 + TOOK);
@@ -647,7 +647,7 @@ test_probe(void)
 	target = new_target();
 	bring(&target, CELL_TARGET, BREAKER_OPEN, T0);
 	result = result_of(RESULT_ANSWERED, CELL_TARGET);
-	health_reserve(&target, 10, true, LEASE, T0, &held, &check);
+	health_reserve(&target, 10, 0, true, LEASE, T0, &held, &check);
 	health_settle(&held, &result, T0 + TOOK);
 	CHECK(view_of(&target, CELL_TARGET, T0 + TOOK).state == BREAKER_RAMPING,
 		  "a probe's request was refused by a server that lives");
@@ -662,7 +662,7 @@ tokens_left(const HealthTarget *target, Usec now)
 	const Limiter *limiter = &target->cells[CELL_TARGET].cell->tokens;
 	int			left = 600;
 
-	while (left > 0 && limiter_when(limiter, left, 600, now) > now)
+	while (left > 0 && limiter_when(limiter, left, 600, 0, now) > now)
 		left--;
 	return left;
 }
@@ -710,8 +710,8 @@ test_units(void)
 			  "%s that used " INT64_FORMAT " leaves %d",
 			  kind_names[cases[i].kind], cases[i].used,
 			  tokens_left(&target, T0));
-		CHECK(limiter_when(&cell->requests, 59, 60, T0) <= T0 &&
-			  limiter_when(&cell->requests, 60, 60, T0) > T0,
+		CHECK(limiter_when(&cell->requests, 59, 60, 0, T0) <= T0 &&
+			  limiter_when(&cell->requests, 60, 60, 0, T0) > T0,
 			  "a request that was made stays made");
 		unit_forget();
 	}
@@ -961,8 +961,10 @@ test_silence(void)
 	bring(&target, CELL_REGION, BREAKER_RAMPING, T0);
 	CHECK(reserve(&target, 0, T0, &held[0]), "a trial");
 	health_silent(&held[0], T0 + 70 * USEC_MSEC);
-	CHECK(nheard == 1, "%d changes", nheard);
-	expect_heard(0, target.cells[CELL_PROVIDER], BREAKER_HALF_OPEN,
+	CHECK(nheard == 2, "%d changes", nheard);
+	expect_heard(0, target.cells[CELL_PROVIDER], BREAKER_OPEN,
+				 BREAKER_HALF_OPEN, "");
+	expect_heard(1, target.cells[CELL_PROVIDER], BREAKER_HALF_OPEN,
 				 BREAKER_OPEN, "silent for 70 ms");
 	CHECK(view_of(&target, CELL_REGION, T0).state == BREAKER_RAMPING,
 		  "nothing is said of the region");
@@ -1098,6 +1100,10 @@ test_health(void)
 	test_reasons();
 	test_others_reason();
 	test_forgive();
+	test_health_leave();
+	test_health_room();
+	test_health_trials_told();
+	test_health_probes();
 	test_health_processes();
 	test_health_random();
 }

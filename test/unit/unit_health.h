@@ -83,6 +83,7 @@ bring(const HealthTarget *target, CellScope scope, BreakerState state,
 {
 	Breaker    *breaker = breaker_of(target, scope);
 	BreakerTicket ticket = {0};
+	BreakerChange change;
 	Usec		when = state == BREAKER_OPEN ? now : now - 2 * TRIP_TIME;
 
 	if (state == BREAKER_CLOSED)
@@ -90,7 +91,7 @@ bring(const HealthTarget *target, CellScope scope, BreakerState state,
 	breaker_trip(breaker, &ticket, TRIP_TIME, when);
 	if (state == BREAKER_RAMPING)
 	{
-		breaker_enter(breaker, &config, false, LEASE, now, &ticket);
+		breaker_enter(breaker, &config, false, LEASE, now, &ticket, &change);
 		breaker_success(breaker, &config, &ticket, false, now);
 	}
 	CHECK(view_of(target, scope, now).state == state, "%s is brought to %s",
@@ -117,7 +118,7 @@ reserve(const HealthTarget *target, int64 tokens, Usec now, Reservation *held)
 {
 	HealthCheck check;
 
-	return health_reserve(target, tokens, false, LEASE, now, held, &check);
+	return health_reserve(target, tokens, 0, false, LEASE, now, held, &check);
 }
 
 static inline HealthResult
@@ -130,10 +131,16 @@ result_of(HealthKind kind, CellScope scope)
 	};
 }
 
-/* Many processes at one target. */
+/* unit_health_many.c: many processes at one target. */
 extern void test_health_processes(void);
 
 /* Anything in any order, at targets that share their scopes. */
 extern void test_health_random(void);
+
+/* unit_health_reserve.c: who leaves a share of limits to others; probes. */
+extern void test_health_leave(void);
+extern void test_health_room(void);
+extern void test_health_trials_told(void);
+extern void test_health_probes(void);
 
 #endif							/* LLM_UNIT_HEALTH_H */

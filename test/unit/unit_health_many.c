@@ -27,6 +27,7 @@ typedef struct Shared
 	pg_atomic_uint64 admitted;
 	pg_atomic_uint64 used;		/* tokens */
 	pg_atomic_uint64 taken;		/* cells that were not in use */
+	pg_atomic_uint64 told;		/* changes of breakers to half-open */
 	pg_atomic_uint64 wrong;
 } Shared;
 
@@ -54,6 +55,7 @@ new_shared(HealthTarget *target)
 	pg_atomic_init_u64(&shared->admitted, 0);
 	pg_atomic_init_u64(&shared->used, 0);
 	pg_atomic_init_u64(&shared->taken, 0);
+	pg_atomic_init_u64(&shared->told, 0);
 	pg_atomic_init_u64(&shared->wrong, 0);
 	return shared;
 }
@@ -71,7 +73,7 @@ note_inside(Shared *shared)
 
 /* One process's attempts; some of it settled, some released. */
 static void
-hammer(Shared *shared, const HealthTarget *target)
+hammer_leaving(Shared *shared, const HealthTarget *target, double leave)
 {
 	HealthResult success = result_of(RESULT_SUCCESS, CELL_TARGET);
 
@@ -81,7 +83,8 @@ hammer(Shared *shared, const HealthTarget *target)
 		HealthCheck check;
 
 		success.tokens = i % (TOKENS + 1);
-		if (!health_reserve(target, TOKENS, false, LEASE, T0, &held, &check))
+		if (!health_reserve(target, TOKENS, leave, false, LEASE, T0, &held,
+							&check))
 		{
 			if (held.held || check.verdict != HEALTH_OUT)
 				pg_atomic_fetch_add_u64(&shared->wrong, 1);
@@ -99,6 +102,19 @@ hammer(Shared *shared, const HealthTarget *target)
 		else
 			health_settle(&held, &success, T0);
 	}
+}
+
+static void
+hammer(Shared *shared, const HealthTarget *target)
+{
+	hammer_leaving(shared, target, 0);
+}
+
+/* As one who leaves a quarter to others. */
+static void
+hammer_modestly(Shared *shared, const HealthTarget *target)
+{
+	hammer_leaving(shared, target, 0.25);
 }
 
 /* Trials that are all released, so that they go on. */
@@ -201,6 +217,51 @@ test_rate_limits(void)
 	munmap(shared, sizeof(*shared));
 }
 
+/* Who leaves a share to others never takes of it, however many they are. */
+static void
+test_left_limits(void)
+{
+	HealthTarget target;
+	Shared	   *shared = new_shared(&target);
+
+	target.max_inflight = 4;
+	in_processes(shared, &target, hammer_modestly, hammer_modestly);
+	CHECK(pg_atomic_read_u32(&shared->most) <= 3, "%u at once of 4",
+		  pg_atomic_read_u32(&shared->most));
+	munmap(shared, sizeof(*shared));
+
+	shared = new_shared(&target);
+	target.max_inflight = 0;
+	target.rpm = 500;
+	in_processes(shared, &target, hammer_modestly, hammer_modestly);
+	CHECK(pg_atomic_read_u64(&shared->admitted) == 375, "%d requests of 500",
+		  (int) pg_atomic_read_u64(&shared->admitted));
+	in_processes(shared, &target, hammer, hammer);
+	CHECK(pg_atomic_read_u64(&shared->admitted) == 500, "%d of all",
+		  (int) pg_atomic_read_u64(&shared->admitted));
+	munmap(shared, sizeof(*shared));
+
+	shared = new_shared(&target);
+	target.rpm = 0;
+	target.tpm = 10000;
+	in_processes(shared, &target, hammer_modestly, hammer_modestly);
+	CHECK(pg_atomic_read_u64(&shared->used) <= 7500 &&
+		  pg_atomic_read_u64(&shared->used) > 7500 - TOKENS,
+		  "%d tokens of 10000", (int) pg_atomic_read_u64(&shared->used));
+	munmap(shared, sizeof(*shared));
+}
+
+static Shared *told_to;
+
+static void
+count_told(const Cell *cell pg_attribute_unused(),
+		   const BreakerChange *change,
+		   const char *reason pg_attribute_unused())
+{
+	if (change->to == BREAKER_HALF_OPEN)
+		pg_atomic_fetch_add_u64(&told_to->told, 1);
+}
+
 static void
 test_trial_limit(void)
 {
@@ -208,7 +269,12 @@ test_trial_limit(void)
 	Shared	   *shared = new_shared(&target);
 
 	bring(&target, CELL_REGION, BREAKER_HALF_OPEN, T0);
+	told_to = shared;
+	health_listener = count_told;
 	in_processes(shared, &target, hammer_trials, hammer_trials);
+	health_listener = NULL;
+	CHECK(pg_atomic_read_u64(&shared->told) == 1, "%d were told of it",
+		  (int) pg_atomic_read_u64(&shared->told));
 	CHECK(pg_atomic_read_u32(&shared->most) <= TRIALS, "%u trials at once",
 		  pg_atomic_read_u32(&shared->most));
 	CHECK(view_of(&target, CELL_REGION, T0).state == BREAKER_HALF_OPEN,
@@ -239,6 +305,7 @@ test_health_processes(void)
 {
 	test_inflight_limit();
 	test_rate_limits();
+	test_left_limits();
 	test_trial_limit();
 	test_cells_taken();
 }
@@ -319,9 +386,10 @@ world_reserve(World *world, Reservation *held)
 	HealthCheck check;
 	bool		in;
 	int64		tokens = draw(world, 3000);
+	double		leave = draw(world, 3) ? 0 : draw(world, 11) / 10.0;
 
-	health_check(target, tokens, world->now, &before);
-	in = health_reserve(target, tokens, probe,
+	health_check(target, tokens, leave, world->now, &before);
+	in = health_reserve(target, tokens, leave, probe,
 						draw(world, 5) ? LEASE : USEC_SEC, world->now, held,
 						&check);
 	CHECK(in == (probe || before.verdict != HEALTH_OUT),

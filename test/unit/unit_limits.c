@@ -27,7 +27,7 @@ take_all(Limiter *limiter, int64 per_minute, Usec now)
 {
 	int			n = 0;
 
-	while (n < 1000000 && limiter_take(limiter, 1, per_minute, now))
+	while (n < 1000000 && limiter_take(limiter, 1, per_minute, 0, now))
 		n++;
 	return n;
 }
@@ -49,17 +49,17 @@ test_burst(void)
 		int			n;
 
 		limiter_init(&limiter);
-		CHECK(limiter_when(&limiter, rate, rate, NOW) <= NOW, "%d: full",
+		CHECK(limiter_when(&limiter, rate, rate, 0, NOW) <= NOW, "%d: full",
 			  rate);
 		n = take_all(&limiter, rate, NOW);
 		CHECK(n == rate, "%d at once, not %d", n, rate);
-		when = limiter_when(&limiter, 1, rate, NOW);
+		when = limiter_when(&limiter, 1, rate, 0, NOW);
 		/* A price is up to a nanosecond too low. */
 		CHECK(when <= NOW + each && when >= NOW + each - 1 - rate / 1000,
 			  "%d: the next after %lld", rate, (long long) (when - NOW));
-		CHECK(!limiter_take(&limiter, 1, rate, when - 1), "%d: early", rate);
-		CHECK(limiter_take(&limiter, 1, rate, when), "%d: in time", rate);
-		CHECK(!limiter_take(&limiter, 1, rate, when), "%d: again", rate);
+		CHECK(!limiter_take(&limiter, 1, rate, 0, when - 1), "%d: early", rate);
+		CHECK(limiter_take(&limiter, 1, rate, 0, when), "%d: in time", rate);
+		CHECK(!limiter_take(&limiter, 1, rate, 0, when), "%d: again", rate);
 	}
 }
 
@@ -69,22 +69,23 @@ test_refill(void)
 	Limiter		limiter;
 
 	limiter_init(&limiter);
-	CHECK(limiter_take(&limiter, 60, 60, NOW), "a minute's worth");
-	CHECK(limiter_when(&limiter, 1, 60, NOW) == NOW + SEC, "one a second");
-	CHECK(limiter_when(&limiter, 17, 60, NOW) == NOW + 17 * SEC, "17 s");
-	CHECK(limiter_when(&limiter, 17, 60, NOW + 18 * SEC) <= NOW + 18 * SEC,
+	CHECK(limiter_take(&limiter, 60, 60, 0, NOW), "a minute's worth");
+	CHECK(limiter_when(&limiter, 1, 60, 0, NOW) == NOW + SEC, "one a second");
+	CHECK(limiter_when(&limiter, 17, 60, 0, NOW) == NOW + 17 * SEC, "17 s");
+	CHECK(limiter_when(&limiter, 17, 60, 0, NOW + 18 * SEC) <= NOW + 18 * SEC,
 		  "there by now");
 	CHECK(take_all(&limiter, 60, NOW + 17 * SEC + SEC / 2) == 17,
 		  "17 are back");
-	CHECK(limiter_when(&limiter, 1, 60, NOW + 18 * SEC) == NOW + 18 * SEC,
+	CHECK(limiter_when(&limiter, 1, 60, 0, NOW + 18 * SEC) == NOW + 18 * SEC,
 		  "the half was not lost");
 	CHECK(take_all(&limiter, 60, NOW + DAY) == 60,
 		  "no more than a minute's worth after a day");
-	CHECK(limiter_when(&limiter, 1000, 60, NOW + DAY) == NOW + DAY + MINUTE,
+	CHECK(limiter_when(&limiter, 1000, 60, 0, NOW + DAY) == NOW + DAY + MINUTE,
 		  "more than a minute's worth counts as that");
-	CHECK(!limiter_take(&limiter, 1000, 60, NOW + DAY + MINUTE - 1), "early");
-	CHECK(limiter_take(&limiter, 1000, 60, NOW + DAY + MINUTE), "in time");
-	CHECK(!limiter_take(&limiter, 1, 60, NOW + DAY + MINUTE), "all of it");
+	CHECK(!limiter_take(&limiter, 1000, 60, 0, NOW + DAY + MINUTE - 1),
+		  "early");
+	CHECK(limiter_take(&limiter, 1000, 60, 0, NOW + DAY + MINUTE), "in time");
+	CHECK(!limiter_take(&limiter, 1, 60, 0, NOW + DAY + MINUTE), "all of it");
 }
 
 /* The ends of the range. */
@@ -95,31 +96,33 @@ test_large(void)
 
 	limiter_init(&limiter);
 	for (int i = 0; i < 10; i++)
-		CHECK(limiter_take(&limiter, PG_INT32_MAX, 0, NOW), "no limit");
-	CHECK(limiter_when(&limiter, PG_INT32_MAX, 0, NOW) <= NOW, "no limit");
-	CHECK(limiter_take(&limiter, 0, 1, NOW) &&
-		  limiter_take(&limiter, -5, 1, NOW), "nothing can be had always");
-	CHECK(limiter_take(&limiter, 1, 1, NOW), "one a minute");
-	CHECK(limiter_when(&limiter, 1, 1, NOW) == NOW + MINUTE, "one a minute");
+		CHECK(limiter_take(&limiter, PG_INT32_MAX, 0, 0, NOW), "no limit");
+	CHECK(limiter_when(&limiter, PG_INT32_MAX, 0, 0, NOW) <= NOW, "no limit");
+	CHECK(limiter_take(&limiter, 0, 1, 0, NOW) &&
+		  limiter_take(&limiter, -5, 1, 0, NOW), "nothing can be had always");
+	CHECK(limiter_take(&limiter, 1, 1, 0, NOW), "one a minute");
+	CHECK(limiter_when(&limiter, 1, 1, 0, NOW) == NOW + MINUTE, "one a minute");
 
 	limiter_init(&limiter);
-	CHECK(limiter_take(&limiter, PG_INT32_MAX / 2, PG_INT32_MAX, NOW), "half");
-	CHECK(!limiter_take(&limiter, PG_INT32_MAX / 2 + 100, PG_INT32_MAX, NOW),
+	CHECK(limiter_take(&limiter, PG_INT32_MAX / 2, PG_INT32_MAX, 0, NOW),
+		  "half");
+	CHECK(!limiter_take(&limiter, PG_INT32_MAX / 2 + 100, PG_INT32_MAX, 0, NOW),
 		  "a bit more than the other half");
-	CHECK(limiter_take(&limiter, PG_INT32_MAX / 2 + 1, PG_INT32_MAX, NOW),
+	CHECK(limiter_take(&limiter, PG_INT32_MAX / 2 + 1, PG_INT32_MAX, 0, NOW),
 		  "the other half");
-	CHECK(limiter_when(&limiter, PG_INT32_MAX, PG_INT32_MAX, NOW) ==
+	CHECK(limiter_when(&limiter, PG_INT32_MAX, PG_INT32_MAX, 0, NOW) ==
 		  NOW + MINUTE, "empty");
-	CHECK(limiter_when(&limiter, PG_INT32_MAX / 2 + 1, PG_INT32_MAX, NOW) ==
+	CHECK(limiter_when(&limiter, PG_INT32_MAX / 2 + 1, PG_INT32_MAX, 0, NOW) ==
 		  NOW + MINUTE / 2 + 1, "half of a minute");
 
 	limiter_init(&limiter);
-	CHECK(limiter_take(&limiter, PG_INT64_MAX, PG_INT64_MAX, NOW), "all");
-	CHECK(!limiter_take(&limiter, PG_INT32_MAX / 2, PG_INT64_MAX, NOW), "gone");
+	CHECK(limiter_take(&limiter, PG_INT64_MAX, PG_INT64_MAX, 0, NOW), "all");
+	CHECK(!limiter_take(&limiter, PG_INT32_MAX / 2, PG_INT64_MAX, 0, NOW),
+		  "gone");
 	limiter_give_back(&limiter, PG_INT64_MIN, PG_INT64_MAX, NOW);
-	CHECK(limiter_when(&limiter, 1, 60, NOW) == NOW + MINUTE + SEC, "debt");
+	CHECK(limiter_when(&limiter, 1, 60, 0, NOW) == NOW + MINUTE + SEC, "debt");
 	limiter_give_back(&limiter, PG_INT64_MAX, PG_INT64_MAX, NOW);
-	CHECK(limiter_when(&limiter, 1, 60, NOW) == NOW + SEC, "given back");
+	CHECK(limiter_when(&limiter, 1, 60, 0, NOW) == NOW + SEC, "given back");
 }
 
 static void
@@ -128,7 +131,7 @@ test_give_back(void)
 	Limiter		limiter;
 
 	limiter_init(&limiter);
-	CHECK(limiter_take(&limiter, 60, 60, NOW), "a minute's worth");
+	CHECK(limiter_take(&limiter, 60, 60, 0, NOW), "a minute's worth");
 	limiter_give_back(&limiter, 10, 60, NOW);
 	CHECK(take_all(&limiter, 60, NOW) == 10, "ten came back");
 	limiter_give_back(&limiter, 0, 60, NOW);
@@ -150,16 +153,17 @@ test_debt(void)
 	Limiter		limiter;
 
 	limiter_init(&limiter);
-	CHECK(limiter_take(&limiter, 50, 60, NOW), "an estimate");
+	CHECK(limiter_take(&limiter, 50, 60, 0, NOW), "an estimate");
 	limiter_give_back(&limiter, -5, 60, NOW);
 	CHECK(take_all(&limiter, 60, NOW) == 5, "it was 55");
 	limiter_give_back(&limiter, -30, 60, NOW);
-	CHECK(limiter_when(&limiter, 1, 60, NOW) == NOW + 31 * SEC, "30 in debt");
+	CHECK(limiter_when(&limiter, 1, 60, 0, NOW) == NOW + 31 * SEC,
+		  "30 in debt");
 	for (int i = 0; i < 5; i++)
 		limiter_give_back(&limiter, -1000, 60, NOW);
-	CHECK(limiter_when(&limiter, 1, 60, NOW) == NOW + 61 * SEC,
+	CHECK(limiter_when(&limiter, 1, 60, 0, NOW) == NOW + 61 * SEC,
 		  "a minute's worth at most");
-	CHECK(!limiter_take(&limiter, 1, 60, NOW - SEC),
+	CHECK(!limiter_take(&limiter, 1, 60, 0, NOW - SEC),
 		  "who is late by a second cannot evade it");
 }
 
@@ -170,11 +174,12 @@ test_rate_changes(void)
 	Limiter		limiter;
 
 	limiter_init(&limiter);
-	CHECK(limiter_take(&limiter, 60, 60, NOW), "a minute's worth");
-	CHECK(!limiter_take(&limiter, 1, 120, NOW), "empty is empty");
-	CHECK(limiter_when(&limiter, 1, 120, NOW) == NOW + SEC / 2, "faster now");
+	CHECK(limiter_take(&limiter, 60, 60, 0, NOW), "a minute's worth");
+	CHECK(!limiter_take(&limiter, 1, 120, 0, NOW), "empty is empty");
+	CHECK(limiter_when(&limiter, 1, 120, 0, NOW) == NOW + SEC / 2,
+		  "faster now");
 	limiter_init(&limiter);
-	CHECK(limiter_take(&limiter, 60, 120, NOW), "half of it");
+	CHECK(limiter_take(&limiter, 60, 120, 0, NOW), "half of it");
 	CHECK(take_all(&limiter, 60, NOW) == 30, "half of it");
 }
 
@@ -184,11 +189,11 @@ test_limiter_clock_back(void)
 	Limiter		limiter;
 
 	limiter_init(&limiter);
-	CHECK(limiter_take(&limiter, 60, 60, NOW + DAY), "a minute's worth");
-	CHECK(limiter_when(&limiter, 60, 60, NOW) <= NOW, "of another time");
+	CHECK(limiter_take(&limiter, 60, 60, 0, NOW + DAY), "a minute's worth");
+	CHECK(limiter_when(&limiter, 60, 60, 0, NOW) <= NOW, "of another time");
 	CHECK(take_all(&limiter, 60, NOW) == 60, "begins anew");
 	CHECK(take_all(&limiter, 60, NOW - 1) == 0, "a little back: no more");
-	CHECK(limiter_when(&limiter, 1, 60, NOW - 1) == NOW + SEC, "nor lost");
+	CHECK(limiter_when(&limiter, 1, 60, 0, NOW - 1) == NOW + SEC, "nor lost");
 }
 
 #define TAKES 1500
@@ -206,16 +211,16 @@ take_some(Limiter *limiter, int64 rate, Usec now)
 {
 	int64		units = 1 + (int64) (pg_prng_double(&prng) *
 									 pg_prng_double(&prng) * (double) rate / 2);
-	Usec		when = limiter_when(limiter, units, rate, now);
+	Usec		when = limiter_when(limiter, units, rate, 0, now);
 	bool		taken;
 
 	if (when > now && pg_prng_bool(&prng))
 	{
-		CHECK(!limiter_take(limiter, units, rate, when - 1),
+		CHECK(!limiter_take(limiter, units, rate, 0, when - 1),
 			  "%lld: before its time", (long long) rate);
 		now = when;
 	}
-	taken = limiter_take(limiter, units, rate, now);
+	taken = limiter_take(limiter, units, rate, 0, now);
 	CHECK(taken == (when <= now), "%lld: not when it said", (long long) rate);
 	if (!taken)
 		return (Take) {now, 0};
@@ -298,7 +303,7 @@ test_processes(void)
 			{
 				int			units = 1 + j % 3;
 
-				if (!limiter_take(&shared->limiter, units, RATE, NOW))
+				if (!limiter_take(&shared->limiter, units, RATE, 0, NOW))
 					continue;
 				if (j % 4 == 0)
 					pg_atomic_fetch_add_u32(&shared->taken, units);
@@ -611,8 +616,8 @@ test_cell(void)
 		  pg_atomic_read_u64(&cell->last_used) == 0 &&
 		  pg_atomic_read_u32(&cell->unwanted) == 0 &&
 		  pg_atomic_read_u64(&cell->breaker.word) == 0, "pristine");
-	CHECK(limiter_when(&cell->requests, 60, 60, NOW) <= NOW &&
-		  limiter_when(&cell->tokens, 60, 60, NOW) <= NOW &&
+	CHECK(limiter_when(&cell->requests, 60, 60, 0, NOW) <= NOW &&
+		  limiter_when(&cell->tokens, 60, 60, 0, NOW) <= NOW &&
 		  retries(&cell->budget, NOW) == BUDGET_FLOOR &&
 		  latency_ewma(&cell->latency, NOW) == 0 &&
 		  latency_p99(&cell->latency) == 0, "nothing is known");

@@ -1,0 +1,88 @@
+/*
+ * state.c
+ *	  The one row of llm_queue_state: which incarnation of the worker it is, and
+ *	  whether the queue stands.
+ *
+ * The row says in which cluster and database the queue was filled. A queue that
+ * finds itself elsewhere is a copy, and a copy must not repeat the calls of the
+ * original: it stands until llm_resume().
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "queue/task.h"
+#include "queue/work.h"
+
+/* Says once, in each incarnation, that the queue stands. */
+static void
+say_once(const char *why)
+{
+	static bool said = false;
+
+	if (!said)
+		ereport(LOG,
+				(errmsg("llm_failover: the queue of this database stands: %s",
+						why),
+				 errhint("Call llm_resume() to start it.")));
+	said = true;
+}
+
+/* Takes in what a statement has returned of the row. */
+static void
+take_state(void)
+{
+	HeapTuple	row;
+	TupleDesc	desc;
+	bool		copied;
+	char	   *paused;
+	bool		null;
+
+	if (SPI_processed != 1)
+		elog(ERROR, "llm_queue_state has no row");
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	queue.incarnation = DatumGetInt64(SPI_getbinval(row, desc, 1, &null));
+	copied = DatumGetInt64(SPI_getbinval(row, desc, 2, &null)) !=
+		(int64) GetSystemIdentifier() ||
+		DatumGetObjectId(SPI_getbinval(row, desc, 3, &null)) != MyDatabaseId;
+	paused = SPI_getvalue(row, desc, 4);
+	queue.stands = copied || paused != NULL;
+	if (copied)
+		say_once("it was filled in another cluster or database");
+	else if (paused)
+		say_once(paused);
+}
+
+/*
+ * Reads the state. An incarnation that is not ours any more means that there is
+ * another worker, which cannot be: then this process ends.
+ */
+void
+queue_read_state(void)
+{
+	static WorkPlan plan = WORK_PLAN_BARE(
+		"SELECT incarnation, system_identifier, database, paused"
+		" FROM @extschema@.llm_queue_state");
+	int64		mine = queue.incarnation;
+
+	(void) work_execute(&plan, NULL, NULL);
+	take_state();
+	if (queue.incarnation != mine)
+		elog(FATAL, "another worker has taken over");
+}
+
+/* Begins a new incarnation. */
+void
+queue_new_incarnation(void)
+{
+	static WorkPlan plan = WORK_PLAN_BARE(
+		"UPDATE @extschema@.llm_queue_state"
+		" SET incarnation = incarnation + 1"
+		" RETURNING incarnation, system_identifier, database, paused");
+
+	(void) work_execute(&plan, NULL, NULL);
+	take_state();
+}
