@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/secret.h"
 #include "router.h"
 
 const char *const router_out_residency = "residency is not satisfied";
@@ -100,6 +101,18 @@ router_why_out(const Router *router, const Candidate *candidate)
 		return router->needs.larger_than ?
 			"the request was refused as too long" : NULL;
 	return why_provider_out(router, candidate);
+}
+
+/*
+ * Says why no call can go to a candidate, by the configuration, or NULL.
+ * Whether its tier is enabled is not asked.
+ */
+const char *
+router_why_idle(const Config *config, const Candidate *candidate)
+{
+	const char *why = candidate_disabled(candidate);
+
+	return why ? why : secret_problem(config, candidate);
 }
 
 /*

@@ -63,6 +63,11 @@ calls_abandon(CallLoop *loop, Call *call)
 	loop->running--;
 }
 
+/*
+ * A call is woken only when no answer is left to be read, or as many have been
+ * read as could have been there: who was busy elsewhere for a while, with a
+ * transaction, say, must not take for silence what it has not listened to.
+ */
 bool
 calls_turn(CallLoop *loop, Usec until, bool latch)
 {
@@ -78,7 +83,10 @@ calls_turn(CallLoop *loop, Usec until, bool latch)
 
 		unsettle(loop, try->call);
 		run_step(loop, try->call, step_transfer, try);
+		if (loop->unheard-- > 0)
+			return true;
 	}
+	loop->unheard = loop->running;
 	while ((timed = first_timed(loop)) != NULL && timed->wake <= now)
 	{
 		happened = true;

@@ -41,6 +41,7 @@ struct CallLoop
 	const LoopDriver *driver;
 	pairingheap timed;			/* calls that wait for a time, earliest first */
 	int			running;		/* calls started that have not ended */
+	int			unheard;		/* answers that may be there already */
 };
 
 extern void calls_init(CallLoop *loop, const LoopDriver *driver);

@@ -16,7 +16,6 @@
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 
-#include "catalog/secret.h"
 #include "router.h"
 #include "settings.h"
 
@@ -39,7 +38,6 @@ typedef struct Tally
 } Tally;
 
 static bool serves_locally(const Tier *tier);
-static const char *why_idle(const Config *config, const Candidate *candidate);
 static void add_out(Tally *tally, Usec until);
 static void add_room(Tally *tally, const HealthRoom *room);
 static void add_until(Tally *tally, Usec until);
@@ -77,18 +75,6 @@ serves_locally(const Tier *tier)
 	return false;
 }
 
-/*
- * Says why no call can go to a provider's candidate, by the configuration, or
- * NULL.
- */
-static const char *
-why_idle(const Config *config, const Candidate *candidate)
-{
-	const char *why = candidate_disabled(candidate);
-
-	return why ? why : secret_problem(config, candidate);
-}
-
 /* --- how much --- */
 
 void
@@ -109,7 +95,7 @@ tier_outlook(const Config *config, const Tier *tier, double leave,
 	{
 		const Candidate *candidate = &tier->candidates[i];
 
-		if (candidate->target == NULL || why_idle(config, candidate))
+		if (candidate->target == NULL || router_why_idle(config, candidate))
 			continue;
 		router_examine(config, candidate, tokens, leave, now, &check);
 		if (check.verdict == HEALTH_OUT)
@@ -226,7 +212,7 @@ why_all_out(const Config *config, const Tier *tier, Usec now)
 static char *
 why_out(const Config *config, const Candidate *candidate, Usec now)
 {
-	const char *idle = why_idle(config, candidate);
+	const char *idle = router_why_idle(config, candidate);
 	HealthCheck check;
 
 	if (idle)

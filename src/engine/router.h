@@ -97,6 +97,8 @@ extern Usec router_retry_at(const Router *router, const Candidate *candidate);
 /* eligible.c: who may take a call, whatever his health */
 extern const char *router_why_out(const Router *router,
 								  const Candidate *candidate);
+extern const char *router_why_idle(const Config *config,
+								   const Candidate *candidate);
 extern bool router_covers(const FailedScope *failed,
 						  const Candidate *candidate);
 extern bool router_satisfies_residency(const Config *config, const Tier *tier,

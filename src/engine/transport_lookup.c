@@ -11,8 +11,9 @@
  * A host is looked up for one transfer at a time. The others that need the same
  * name are put off, taken from libcurl, which would start a thread for each of
  * a thousand. They go on when it is known, which libcurl then remembers; they
- * fail with it when it does not resolve; and when it was given up on, the first
- * of them tries anew. Meanwhile their clock for connecting runs.
+ * fail with it when it does not resolve; and when it was given up on, the last
+ * of them tries anew, which has the most time left. Meanwhile their clock for
+ * connecting runs.
  */
 #include "postgres.h"
 
@@ -236,8 +237,8 @@ lookup_wait(TransferState *state)
 }
 
 /*
- * Returns one of the transfers that are put off and can go on, or NULL when
- * there is none.
+ * Returns the last of the transfers that are put off and can go on, or NULL
+ * when there is none.
  */
 TransferState *
 lookup_next_resumed(void)
@@ -246,7 +247,7 @@ lookup_next_resumed(void)
 
 	if (likely(!may_resume))
 		return NULL;
-	dlist_foreach(iter, &put_off)
+	dlist_reverse_foreach(iter, &put_off)
 	{
 		TransferState *state =
 			dlist_container(TransferState, lookup_link, iter.cur);

@@ -13,6 +13,9 @@
  *	RAMPING		the ramp is over						CLOSED
  *	OPEN		success of an attempt whose silence
  *				had opened it, or of a probe			RAMPING
+ *	OPEN, for
+ *	the first
+ *	time		success of such an attempt				CLOSED
  *	OPEN		a probe fails							OPEN, for twice as long
  *														from now on
  *	CLOSED		breaker_begin_ramp()					RAMPING

@@ -161,21 +161,41 @@ is_probe_of(const BreakerTicket *ticket, const Word *word)
 		  ((ticket->generation + 1) & GENERATION_MASK) == word->generation));
 }
 
+/* Says whether an attempt is one of those whose silence has opened a breaker. */
+static bool
+has_spoken(const BreakerTicket *ticket, const Word *word)
+{
+	return ticket->silent && word->silent &&
+		((ticket->generation + 1) & GENERATION_MASK) == word->generation;
+}
+
+/*
+ * Says whether a success shows that a breaker was opened by mistake: it was
+ * closed before, nothing had failed, and of what was silent for too long
+ * something has spoken after all.
+ */
+static bool
+refutes(const BreakerTicket *ticket, const Word *word)
+{
+	return !word_admits(word) && !word->forced && word->trips == 1 &&
+		has_spoken(ticket, word);
+}
+
 /* Says whether a success shows that a breaker need not be shut any more. */
 static bool
 revives(const BreakerTicket *ticket, const Word *word)
 {
 	if (word_admits(word) || word->forced)
 		return false;
-	return ticket->probe || is_trial(ticket, word) ||
-		(ticket->silent && word->silent &&
-		 ((ticket->generation + 1) & GENERATION_MASK) == word->generation);
+	return ticket->probe || is_trial(ticket, word) || has_spoken(ticket, word);
 }
 
 static void
 step_success(Breaker *breaker, const Event *event, Word *word)
 {
-	if (revives(event->ticket, word))
+	if (refutes(event->ticket, word))
+		word_close(word);
+	else if (revives(event->ticket, word))
 		word_ramp(word, event->config, event->now);
 	else if (word_admits(word) && is_own(event->ticket, word))
 	{

@@ -13,13 +13,13 @@
 void
 columns_make(Columns *columns, int ncolumns, const Oid *types, int nrows)
 {
-	size_t		n = mul_size(ncolumns, nrows);
+	size_t		n = (size_t) ncolumns * nrows;
 
 	*columns = (Columns) {
 		.ncolumns = ncolumns,
 		.nrows = nrows,
 		.types = types,
-		.values = palloc0(mul_size(n, sizeof(Datum))),
+		.values = palloc0(n * sizeof(Datum)),
 		.nulls = palloc(n),
 	};
 	memset(columns->nulls, true, n);

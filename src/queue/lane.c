@@ -42,7 +42,7 @@ lane_of_tier(const char *tier)
 void
 lane_forget(Lane *lane)
 {
-	Assert(lane->claimed == 0);
+	Assert(lane->ntasks == 0);
 	dlist_delete(&lane->node);
 	pfree(lane->tier);
 	pfree(lane);

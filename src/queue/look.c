@@ -122,7 +122,7 @@ finish_look(void)
 
 		if (lane->listed)
 			continue;
-		if (lane->claimed == 0)
+		if (lane->ntasks == 0)
 			lane_forget(lane);
 		else
 		{

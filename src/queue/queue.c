@@ -321,9 +321,9 @@ claim_some(Lane *lane, int most, Usec now)
 	if (tier)
 	{
 		tier_outlook(queue.config, tier, llm_sync_reserve, 0, now, outlook);
-		if (outlook->state == OUTLOOK_LIMITED)
-			most = Min(most, outlook->calls - lane->claimed);
-		if (outlook->state != OUTLOOK_READY)
+		if (outlook->state != OUTLOOK_OUT)
+			most = Min(most, outlook->calls - lane->ready);
+		if (most <= 0 || outlook->state == OUTLOOK_OUT)
 			lane->open_at = outlook->until > now ?
 				Min(outlook->until, now + SHUT_INTERVAL) : now + SHUT_INTERVAL;
 	}
@@ -364,25 +364,26 @@ start_ready(CallLoop *loop)
 static Usec
 next_time(bool idle, Usec now)
 {
-	Usec		next = queue.look_wanted ? queue.look_free : queue.look_at;
+	Usec		look = queue.look_wanted ? now : queue.look_at;
+	Usec		expire_free = queue.expired_at + EXPIRE_INTERVAL;
+	Usec		next = USEC_NEVER;
 	bool		room = free_places() >= fewest_places() && !queue.stands;
 	dlist_iter	iter;
 
 	if (queue.nended > 0)
 		next = Min(next, Max(Max(queue.store_next, queue.store_free),
 							 idle ? 0 : now));
-	next = Min(next, Max(queue.next_expiry,
-						 queue.expired_at + EXPIRE_INTERVAL));
+	look = Min(look, Max(queue.next_expiry, expire_free));
 	dlist_foreach(iter, &queue.lanes)
 	{
 		const Lane *lane = dlist_container(Lane, node, iter.cur);
-		Usec		its = Min(lane->next_due, lane->expires_at);
 
-		next = Min(next, Max(its, queue.expired_at + EXPIRE_INTERVAL));
+		look = Min(look, Max(Min(lane->next_due, lane->expires_at),
+							 expire_free));
 		next = Min(next, lane->deferred_next);
 		if (room && !lane->dry && lane->claimed < lane->cap)
 			next = Min(next, Max(queue.claim_free,
 								 Max(lane->open_at, lane->top_at)));
 	}
-	return next;
+	return Min(next, Max(look, queue.look_free));
 }

@@ -211,6 +211,8 @@ drop(CallLoop *loop, dlist_head *tasks, int *count, int64 id)
 		task->lane->claimed--;
 		if (tasks == &queue.running)
 			calls_abandon(loop, task->call);
+		else
+			task->lane->ready--;
 		task_free(task);
 		return;
 	}
@@ -250,6 +252,8 @@ end_all(CallLoop *loop, dlist_head *tasks, int *count)
 		task->lane->claimed--;
 		if (tasks == &queue.running)
 			calls_abandon(loop, task->call);
+		else
+			task->lane->ready--;
 		task->end = END_RELEASE;
 		dlist_push_tail(&queue.ended, &task->node);
 		queue.nended++;
@@ -272,6 +276,7 @@ queue_forget_claimed(dlist_node *last)
 		dlist_delete(&task->node);
 		queue.nready--;
 		task->lane->claimed--;
+		task->lane->ready--;
 		lane_rewind(task->lane);
 		task_free(task);
 	}

@@ -58,7 +58,7 @@ keep_or_add(Schedule *old, int *nth, const ScheduleItem *item, Usec now)
 	if (*nth < old->n && strcmp(old->probes[*nth]->key, item->key) == 0)
 	{
 		probe = old->probes[(*nth)++];
-		if (probe->every != item->every)
+		if (item->every < probe->every)
 			probe->due = Min(probe->due, first_due(item->every, now));
 	}
 	else

@@ -101,7 +101,9 @@ task_of_row(Lane *lane, HeapTuple row, TupleDesc desc)
 		DatumGetBool(column(row, desc, CLAIMED_HAS_CALLBACK));
 	task->expires_at = expiry(row, desc);
 	task->outage = lane_undefer(lane, task->id);
+	lane->ntasks++;
 	lane->claimed++;
+	lane->ready++;
 	MemoryContextSwitchTo(old);
 	return task;
 }
@@ -174,6 +176,7 @@ task_start(CallLoop *loop, Task *task)
 {
 	dlist_delete(&task->node);
 	queue.nready--;
+	task->lane->ready--;
 	dlist_push_tail(&queue.running, &task->node);
 	queue.nrunning++;
 	if (!queue_guard(step_prepare, loop, task))
@@ -218,6 +221,8 @@ take_end(Task *task, TaskEnd end, Usec now)
 	dlist_delete(&task->node);
 	queue.nrunning--;
 	task->lane->claimed--;
+	if (task->lane->outlook.state != OUTLOOK_OUT)
+		task->lane->open_at = 0;	/* it has left a place to others */
 	dlist_push_tail(&queue.ended, &task->node);
 	if (queue.nended++ == 0)
 		queue.oldest_result = now;
@@ -400,5 +405,6 @@ jitter(Usec longest)
 void
 task_free(Task *task)
 {
+	task->lane->ntasks--;
 	MemoryContextDelete(task->context);
 }

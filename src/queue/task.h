@@ -77,7 +77,9 @@ typedef struct Lane
 	dlist_node	node;
 	char	   *tier;
 	bool		listed;			/* the last look has found tasks of it */
-	int			claimed;		/* ready and running */
+	int			ntasks;			/* in the worker's memory */
+	int			claimed;		/* of these: ready and running */
+	int			ready;			/* of these: ready */
 	int			cap;			/* of these; lower while a limit of ours bites */
 	bool		dry;			/* the last claim has found the end */
 	Usec		open_at;		/* no claim before: nobody is admitted */

@@ -11,7 +11,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "catalog/secret.h"
 #include "driver.h"
 #include "health/shared.h"
 #include "queue/journal.h"
@@ -32,10 +31,8 @@ PG_FUNCTION_INFO_V1(llm_health_rows);
 static const char *
 why_idle(const Config *config, const Candidate *candidate)
 {
-	const char *why = candidate->route->tier->enabled ?
-		candidate_disabled(candidate) : "tier disabled";
-
-	return why ? why : secret_problem(config, candidate);
+	return candidate->route->tier->enabled ?
+		router_why_idle(config, candidate) : "tier disabled";
 }
 
 /*

@@ -32,11 +32,16 @@ static const OwnerStatement pause_statement = {
 	1, {TEXTOID}
 };
 
-/* A copy is this database's own from then on. */
+/*
+ * A copy is this database's own from then on. Its worker has to take back the
+ * tasks that ran elsewhere, as at its start, in a new incarnation.
+ */
 static const OwnerStatement resume_statement = {
 	"WITH changed AS (UPDATE @.llm_queue_state"
-	"  SET paused = NULL, system_identifier = $2, database = $3"
-	"  WHERE paused IS NOT NULL OR system_identifier <> $2 OR database <> $3"
+	"  SET paused = NULL, system_identifier = $2, database = $3,"
+	"  incarnation = CASE WHEN (system_identifier, database) = ($2, $3)"
+	"   THEN incarnation ELSE incarnation + '1' END"
+	"  WHERE paused IS NOT NULL OR (system_identifier, database) <> ($2, $3)"
 	"  RETURNING 1)"
 	" INSERT INTO @.llm_event(kind, message)"
 	" SELECT 'queue_resumed', 'The queue was resumed by ' || $1 || '.'"

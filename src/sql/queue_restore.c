@@ -23,7 +23,6 @@
 
 typedef enum StateParameter
 {
-	STATE_INCARNATION,
 	STATE_SYSTEM_IDENTIFIER,
 	STATE_DATABASE,
 	STATE_PAUSED,
@@ -52,21 +51,22 @@ llm_queue_restored(PG_FUNCTION_ARGS)
 }
 
 /*
- * Gives the row that there is the columns of an incoming one. No incarnation is
- * used twice; and a queue that is a copy does not become the original again by
- * a dump of this very database, which is of the past.
+ * Gives the row that there is the columns of an incoming one. The incarnation
+ * is that of the worker that is here; and a queue that is a copy does not
+ * become the original again by a dump of this very database, which is of the
+ * past.
  */
 static uint64
 update_state(const CheckedRow *row)
 {
 	static const char *const columns[] = {
-		"incarnation", "system_identifier", "database", "paused"
+		"system_identifier", "database", "paused"
 	};
 	static const Oid types[STATE_PARAMETERS] = {
-		INT8OID, INT8OID, OIDOID, TEXTOID, BOOLOID
+		INT8OID, OIDOID, TEXTOID, BOOLOID
 	};
 	Datum		values[STATE_PARAMETERS];
-	char		nulls[] = "     ";
+	char		nulls[] = "    ";
 	QueueOrigin origin;
 	TriggerQuery query;
 	uint64		n;
@@ -88,10 +88,10 @@ update_state(const CheckedRow *row)
 	query_begin(&query, row->rel, AS_USER, NULL);
 	n = query_run(&query,
 				  "UPDATE @.llm_queue_state SET"
-				  " incarnation = greatest(incarnation, $1), paused = $4,"
-				  " system_identifier = CASE WHEN $5 THEN $2"
+				  " system_identifier = CASE WHEN $4 THEN $1"
 				  "  ELSE system_identifier END,"
-				  " database = CASE WHEN $5 THEN $3 ELSE database END",
+				  " database = CASE WHEN $4 THEN $2 ELSE database END,"
+				  " paused = $3",
 				  STATE_PARAMETERS, types, values, nulls);
 	query_end(&query);
 	return n;

@@ -55,15 +55,16 @@ typedef enum TaskColumn
 	TASK_ON_FINISH,
 	TASK_MAX_TRIES,
 	TASK_ROLE,
-	TASK_STATE
+	TASK_STATE,
+	TASK_LEASE
 } TaskColumn;
 
-#define TASK_COLUMNS (TASK_STATE + 1)
+#define TASK_COLUMNS (TASK_LEASE + 1)
 
 static const char *const column_names[TASK_COLUMNS] = {
 	"id", "prompt", "messages", "tier", "max_tokens", "temperature", "params",
 	"feature", "residency", "not_before", "expires_at", "dedupe_key",
-	"on_finish", "max_tries", "role", "state"
+	"on_finish", "max_tries", "role", "state", "lease"
 };
 
 /* What a statement's rows have in common. */
@@ -141,6 +142,7 @@ static void refuse_late_change(const TaskRow *row, const StateWords *state);
 static void check_values(const TaskRow *row);
 static void check_one_text(const TaskRow *row);
 static HeapTuple complete(const TaskRow *row);
+static void note_restored(const TaskRow *row);
 static bool full_residency(const TaskRow *row, Datum *value);
 static bool full_on_finish(const TaskRow *row, Datum *value);
 
@@ -325,19 +327,19 @@ static HeapTuple
 complete(const TaskRow *row)
 {
 	const StateWords *state = state_of(row, row->checked.tuple);
-	bool		comes = row->checked.old == NULL;
-	int			numbers[2];
-	Datum		values[2];
-	bool		nulls[2] = {false, false};
+	int			numbers[3];
+	Datum		values[3];
+	bool		nulls[3] = {false, false, false};
 	int			n = 0;
 
 	/* one that has ended says how it was */
 	if (state == NULL || state->final)
 		return row->checked.tuple;
-	if (comes && !check_function_bodies && !row->statement->restore_noted)
+	if (row->checked.old == NULL && !check_function_bodies)
 	{
-		queue_note_restore(row->checked.rel);
-		row->statement->restore_noted = true;
+		note_restored(row);
+		numbers[n] = row->statement->numbers[TASK_LEASE];
+		nulls[n++] = true;
 	}
 	if (full_residency(row, &values[n]))
 		numbers[n++] = row->statement->numbers[TASK_RESIDENCY];
@@ -348,6 +350,18 @@ complete(const TaskRow *row)
 	return heap_modify_tuple_by_cols(row->checked.tuple,
 									 RelationGetDescr(row->checked.rel), n,
 									 numbers, values, nulls);
+}
+
+/*
+ * Notes that a task comes from a dump. It is leased to no worker here: one that
+ * was running will be taken back.
+ */
+static void
+note_restored(const TaskRow *row)
+{
+	if (!row->statement->restore_noted)
+		queue_note_restore(row->checked.rel);
+	row->statement->restore_noted = true;
 }
 
 /*

@@ -175,7 +175,7 @@ work(DatabaseSlot *slot, uint32 signals, bool idle, Usec now)
 {
 	static Usec store_journal = 0;
 	static Usec store_breakers = 0;
-	static Usec send_probes = 0;
+	Usec		send_probes;
 	Usec		next = work_on_queue(slot, signals, idle, now);
 
 	if ((signals & (SIGNAL_JOURNAL | SIGNAL_FLUSH)) || store_journal <= now)
@@ -183,8 +183,7 @@ work(DatabaseSlot *slot, uint32 signals, bool idle, Usec now)
 									  clock_now());
 	if ((signals & SIGNAL_BREAKERS) || store_breakers <= now)
 		store_breakers = breakers_store(slot, clock_now());
-	if ((signals & SIGNAL_LOOK) || send_probes <= now)
-		send_probes = probes_work(&loop, clock_now());
+	send_probes = probes_work(&loop, clock_now());
 	next = Min(next, tidy(slot, now));
 	return Min(Min(next, store_journal), Min(store_breakers, send_probes));
 }

@@ -103,8 +103,7 @@ my %attempts = (
 	'COMMIT' => '0A000',
 	'UPDATE llm_task SET prompt = NULL WHERE id = $1' => '55000',
 	"UPDATE llm_task SET state = 'done'" => '42501',
-	"UPDATE llm_task SET role = '$superuser'" => '42501',
-	'RESET ALL' => 'done');
+	"UPDATE llm_task SET role = '$superuser'" => '42501');
 
 $node->safe_psql(
 	'postgres', qq{
@@ -114,7 +113,7 @@ mallory(
 	q{CREATE FUNCTION tries(t llm_task) RETURNS void LANGUAGE plpgsql AS $$
 	DECLARE what text;
 	BEGIN
-		FOREACH what IN ARRAY ARRAY[} . join(', ', map { quote_sql($_) } keys %attempts) . q{]
+		FOREACH what IN ARRAY ARRAY[} . join(', ', map { quote_sql($_) } sort keys %attempts) . q{]
 		LOOP
 			BEGIN
 				EXECUTE what USING t.id;
@@ -227,6 +226,7 @@ mallory(
 	BEGIN
 		INSERT INTO m.log(what, result) VALUES ('left', pg_backend_pid());
 		PERFORM pg_advisory_lock(99);
+		RESET ALL;
 		CREATE TEMP TABLE log(what text);
 		PREPARE prepared AS SELECT 1;
 		EXECUTE 'DECLARE held CURSOR WITH HOLD FOR SELECT 1';
@@ -234,6 +234,7 @@ mallory(
 		SET work_mem = '77MB';
 		SET search_path = m;
 		PERFORM set_config('mallory.mark', 'here', false);
+		SET lock_timeout = 1;
 		SET TRANSACTION READ ONLY;
 	END $$;
 	CREATE FUNCTION leaves_and_raises(t llm_task) RETURNS void LANGUAGE sql AS $$
@@ -267,7 +268,7 @@ foreach my $case ([ 'm.leaves', 'done' ], [ 'm.leaves_and_raises', 'failed 22012
 	my $before = settler();
 	is(run('mallory', $function), $end, $function);
 	my $locks = $node->poll_query_until('postgres',
-		q{SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'});
+		q{SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = 99});
 	my $id = task('bob', 'b.looks');
 	is(outcome($id, 'state'), 'done', 'then somebody else looks around');
 	my $pid = settler();

@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use LlmSim;
 use LlmTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $sim = LlmSim->new(listeners => [ 'a', 'b' ]);
@@ -42,6 +43,7 @@ many();
 names();
 breakers();
 failovers();
+dumped();
 roles();
 done_testing();
 
@@ -134,15 +136,17 @@ sub failures
 
 	fresh();
 	$sim->down($_) for 'a', 'b';
-	my $got = after(
-		q{SELECT set_config('my.attempts', (llm_respond('Hello', 'two', on_error => 'null')).attempts::text, false)},
-		$USAGE);
-	like($got,
+	like(after($refuse, $USAGE),
 		qr{^a/default/m two postgres 0 0 0 (\d+) \1 0 0 0 0, b/default/m two postgres 0 0 0 (\d+) \2 0 0 0 0, - two postgres 1 1 0 0 0 0 0 0 0$},
 		'a call that nobody could answer');
+	is(psql_ok($node, q{
+			DO $$ BEGIN PERFORM llm_breaker_reset(), llm_respond('Hello', 'one', on_error => 'null'); END $$;
+			DO $$ BEGIN PERFORM llm_flush(); END $$;
+			SELECT attempts > 1, attempts = (SELECT sum(attempts) FROM llm_usage WHERE tier = 'one') FROM llm_last()}),
+		't|t', 'a target that was asked twice has two attempts');
 	is( after(
 			q{DO $$ BEGIN PERFORM llm_complete('Hello', 'two', allow_degraded => false); EXCEPTION WHEN SQLSTATE 'LL000' THEN NULL; END $$},
-			q{SELECT sum(calls), sum(failed) FROM llm_usage}),
+			q{SELECT sum(calls), sum(failed) FROM llm_usage WHERE tier = 'two'}),
 		'2|2',
 		'one whose error rolled its transaction back is counted as well');
 	usage_is(q{SELECT 1}, after(q{SELECT llm_respond('', 'two', on_error => 'null')}, $USAGE),
@@ -246,17 +250,22 @@ sub breakers
 	is(after(q{SELECT llm_respond('Hello', 'one', on_error => 'null') FROM generate_series(1, 4)}, $events),
 		'breaker_open a default', 'opened by failures');
 	$sim->up('a');
-	is(after(q{UPDATE llm_provider SET breaker_ramp = '0.1 s'; SELECT llm_check('a', model => 'm'); SELECT llm_check('a', model => 'm')}, $events),
+	after(q{UPDATE llm_provider SET breaker_ramp = '0.1 s'; SELECT llm_check('a', model => 'm')}, 'SELECT 1');
+	$node->poll_query_until('postgres', q{SELECT state = 'closed' FROM llm_status WHERE provider = 'a' AND model = 'm'});
+	is(after(q{SELECT llm_check('a', model => 'm')}, $events),
 		'breaker_open a default, breaker_closed a default',
 		'closed by a success: once, though a ramp is between');
 	is($node->safe_psql('postgres', q{SELECT detail ->> 'reason' FROM llm_event WHERE kind = 'breaker_open'}),
 		'connection refused', 'the cause');
 
 	fresh();
-	$sim->behave({ status => 401, json => { error => { message => "bad \"key\" \\ \x01 \x{e4}" } } });
-	after(q{SELECT llm_respond('Hello', 'one', on_error => 'null')}, 'SELECT 1');
-	like($node->safe_psql('postgres', q{SELECT kind, detail ->> 'reason' FROM llm_event WHERE kind <> 'failover'}),
-		qr/^breaker_open\|401 /, "whatever a provider's words, the detail is JSON");
+	is(after(q{
+			SET client_min_messages = warning;
+			CREATE ROLE U&"o""d\005Cd\0009" SUPERUSER;
+			SET ROLE U&"o""d\005Cd\0009";
+			SELECT llm_breaker_open('a', 'default', 'm')},
+			q{SELECT detail ->> 'reason' FROM llm_event}),
+		"opened by o\"d\\d\t", 'whatever the reason has, the detail is JSON');
 	$listener->quit;
 	return;
 }
@@ -276,6 +285,23 @@ sub failovers
 		0, '... without the prompt');
 	fresh();
 	is(after(q{SELECT llm_complete('Hello', 'two')}, $events), '', 'an answer at once is none');
+	return;
+}
+
+# Usage is dumped, events are not.
+sub dumped
+{
+	my $file = PostgreSQL::Test::Utils::tempdir . '/dump.sql';
+
+	fresh();
+	$sim->behave({ usage => { input => 10, output => 5 } });
+	my $before = after(q{SELECT llm_complete('Hello', 'one'); SELECT llm_breaker_open('b', 'default', 'm')}, $USAGE);
+	$node->command_ok([ 'pg_dump', '-f', $file, $node->connstr('postgres') ], 'pg_dump');
+	$node->safe_psql('postgres', 'CREATE DATABASE copy');
+	$node->command_ok([ 'psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-f', $file, $node->connstr('copy') ], 'restore');
+	is($node->safe_psql('copy', $USAGE), $before, '... has the usage');
+	is($node->safe_psql('copy', 'SELECT count(*) FROM llm_event'), 0, '... and no events');
+	$node->safe_psql('postgres', 'DROP DATABASE copy');
 	return;
 }
 

@@ -147,8 +147,21 @@ test_silence(void)
 	calls("SS");
 	STATE(CLOSED, "four");
 	CHECK(calls("F").changed && view().silent, "three of five");
-	CHECK(succeed(silent[1]).to == BREAKER_RAMPING, "it was alive");
-	CHECK(!fail(silent[0]).changed && view().share < 0.2, "too old");
+	CHECK(succeed(silent[1]).to == BREAKER_CLOSED, "it was a mistake");
+	CHECK(!fail(silent[0]).changed && view().trips == 0, "too old");
+
+	/* the second opening in a row is no mistake */
+	renew();
+	config.consecutive = 1;
+	calls("F");
+	now = view().until;
+	fail(enter());
+	now = view().until;
+	succeed(enter());
+	silent[0] = enter();
+	CHECK(breaker_silent(&breaker, &config, &silent[0], now).changed &&
+		  view().trips > 1, "silent in the ramp");
+	CHECK(succeed(silent[0]).to == BREAKER_RAMPING, "it was alive");
 
 	/* a silent trial */
 	renew();

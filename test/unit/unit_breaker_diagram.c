@@ -269,7 +269,7 @@ test_breaker_diagram(void)
 		{"old success", old_success, "coooohr"},
 		{"old failure", old_failure, "coooohr"},
 		{"old silence", old_silence, "coooohr"},
-		{"silent success", silent_success, "coooRhr"},
+		{"silent success", silent_success, "coooChr"},
 		{"silent failure", silent_failure, "coooohr"},
 		{"probe success", probe_success, "cRRoRRr"},
 		{"old probe success", old_probe_success, "cRRoRRr"},

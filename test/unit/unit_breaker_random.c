@@ -290,6 +290,12 @@ happen_success(Held *attempt)
 		model_record(false, slow);
 		open_model_if_bad(0);
 	}
+	else if (!admits() && !model.forced && mine && model.trips == 1)
+	{
+		become(BREAKER_CLOSED, 0);
+		forget_results();
+		model.generation++;
+	}
 	else if (!admits() && !model.forced &&
 			 (attempt->probe || (own && attempt->permit) || mine))
 		model_revive();
