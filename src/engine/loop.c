@@ -75,8 +75,11 @@ calls_turn(CallLoop *loop, Usec until, bool latch)
 	Transfer   *ended = transport_wait(timed ? Min(timed->wake, until) : until,
 									   latch);
 	Usec		now = clock_now();
-	bool		happened = ended != NULL;
+	bool		happened;
 
+	if (ended == NULL && timed && timed->wake <= now)
+		ended = transport_wait(now, false);
+	happened = ended != NULL;
 	if (ended)
 	{
 		Try		   *try = ended->owner;

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "commands/async.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "queue/task.h"
@@ -39,6 +40,9 @@
 /* And how long one waits at most for others. */
 #define RESULT_WAIT (20 * USEC_MSEC)
 
+/* So many calls are started between two turns of the loop. */
+#define STARTS 64
+
 /* A look takes no more than one part in so many of the time. */
 #define LOOK_SHARE 10
 
@@ -58,6 +62,7 @@ static int	claim_some(Lane *lane, int most, Usec now);
 static int	free_places(void);
 static int	fewest_places(void);
 static void start_ready(CallLoop *loop);
+static bool may_start(void);
 static Usec next_time(bool idle, Usec now);
 
 /* --- beginning and end --- */
@@ -257,6 +262,14 @@ look_in_transaction(void *arg)
 {
 	Usec		now = *(Usec *) arg;
 
+	/*
+	 * A claim that a crash of the machine undoes would have to be undone
+	 * anyway, so nobody waits for the disk. A result is not lost without the
+	 * claim before it.
+	 */
+	(void) set_config_option("synchronous_commit", "off", PGC_SUSET,
+							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0,
+							 false);
 	refresh_config();
 	if (is_look_due(now))
 	{
@@ -348,14 +361,24 @@ fewest_places(void)
 	return Max(1, Min(queue.places, queue.nready + queue.nrunning) / 32);
 }
 
-/* Starts tasks as far as there are places. */
+/*
+ * Starts tasks as far as there are places; a few at a time, for to open a
+ * connection takes a while in which nobody reads answers.
+ */
 static void
 start_ready(CallLoop *loop)
 {
-	while (queue.nready > 0 && queue.nrunning < queue.places)
+	for (int n = 0; n < STARTS && may_start(); n++)
 		task_start(loop,
 				   dlist_container(Task, node,
 								   dlist_head_node(&queue.ready)));
+}
+
+/* Says whether a task is ready, and has a place. */
+static bool
+may_start(void)
+{
+	return queue.nready > 0 && queue.nrunning < queue.places;
 }
 
 /* --- when to come back --- */
@@ -370,6 +393,8 @@ next_time(bool idle, Usec now)
 	bool		room = free_places() >= fewest_places() && !queue.stands;
 	dlist_iter	iter;
 
+	if (may_start())
+		return now;
 	if (queue.nended > 0)
 		next = Min(next, Max(Max(queue.store_next, queue.store_free),
 							 idle ? 0 : now));
