@@ -48,7 +48,8 @@ PGDLLEXPORT void llm_worker_main(Datum arg) pg_attribute_noreturn();
 static void plan_by_index(void);
 static bool is_only_worker(void);
 static bool extension_is_here(void);
-static void look_for_extension(void *arg);
+static void compare_extension(void *arg);
+static bool is_bereft(DatabaseSlot *slot);
 static void run(DatabaseSlot *slot);
 static Usec work(DatabaseSlot *slot, uint32 signals, bool idle, Usec now);
 static Usec work_on_queue(DatabaseSlot *slot, uint32 signals, bool idle,
@@ -74,6 +75,7 @@ llm_worker_main(Datum arg)
 
 	work_connect(DatumGetObjectId(arg));
 	plan_by_index();
+	slot_dismiss(MyDatabaseId, SLOT_WORKER);
 	if (!extension_is_here())
 		proc_exit(0);
 	slot = slot_make(MyDatabaseId);
@@ -125,26 +127,42 @@ is_only_worker(void)
 }
 
 /*
- * Says whether the extension is in this database. One that was dropped and
- * created again has another queue: then the process ends, and the launcher
- * starts another.
+ * Says whether the extension is in this database, and is the one that this
+ * process began with. Where that cannot be found out just now, it is.
  */
 static bool
 extension_is_here(void)
 {
-	return work_run("looking for the extension", look_for_extension, NULL) !=
-		WORK_GONE;
+	bool		same = true;
+
+	return work_run("looking for the extension", compare_extension, &same) !=
+		WORK_GONE && same;
 }
 
 static void
-look_for_extension(void *arg)
+compare_extension(void *arg)
 {
 	static Oid	mine = InvalidOid;
 
-	(void) arg;
-	if (OidIsValid(mine) && mine != work_extension())
-		proc_exit(1);
-	mine = work_extension();
+	if (!OidIsValid(mine))
+		mine = work_extension();
+	*(bool *) arg = mine == work_extension();
+}
+
+/*
+ * Says whether the process has to end, as the extension is gone. Another one in
+ * its place has another queue, and gets another process: whom signals are left
+ * to is started again.
+ */
+static bool
+is_bereft(DatabaseSlot *slot)
+{
+	if (extension_is_here())
+		return false;
+	slot_dismiss(MyDatabaseId, SLOT_WORKER);
+	slot_signal(slot, SLOT_WORKER, SIGNAL_LOOK);
+	(void) journal_store(slot, true, clock_now());
+	return true;
 }
 
 /* Works until the process is told to end, or the extension is gone. */
@@ -162,7 +180,7 @@ run(DatabaseSlot *slot)
 		Usec		until;
 
 		(void) work_reload();
-		if ((signals & SIGNAL_LOOK) && !extension_is_here())
+		if ((signals & SIGNAL_LOOK) && is_bereft(slot))
 			return;
 		until = work(slot, signals, !happened, clock_now());
 		happened = calls_turn(&loop, until, true);
