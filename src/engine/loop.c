@@ -52,6 +52,7 @@ void
 calls_start(CallLoop *loop, Call *call)
 {
 	loop->running++;
+	loop->unheard = loop->running;
 	run_step(loop, call, step_start, call);
 }
 

@@ -2,7 +2,7 @@
  * journal_impl.h
  *	  Between the files that the journal is made of; for them only.
  *
- * journal.c has the memory, appending and llm_flush(), store.c empties a ring
+ * journal.c has the memory, appending and llm_flush(), journal_store.c empties a ring
  * into the tables, usage.c and event.c know what the entries of a kind say.
  */
 #ifndef LLM_JOURNAL_IMPL_H

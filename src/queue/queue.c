@@ -171,7 +171,8 @@ note_ends(Usec now)
 	static Usec since;
 	static uint64 ended;
 
-	if (now - since < AHEAD)
+	queue.ends_at = since + AHEAD;
+	if (now < queue.ends_at)
 		return;
 	queue.ahead = (int) Min(queue.nfinished - ended,
 							(uint64) queue.places / 2);
@@ -179,6 +180,7 @@ note_ends(Usec now)
 		queue.ahead = 0;
 	ended = queue.nfinished;
 	since = now;
+	queue.ends_at = since + AHEAD;
 }
 
 /* Stores results if it is time. */
@@ -354,11 +356,14 @@ free_places(void)
 	return queue.places + queue.ahead - queue.nready - queue.nrunning;
 }
 
-/* Returns for how few places a claim is worth its while. */
+/*
+ * Returns for how few places a claim is worth its while: half of what is claimed
+ * ahead, so that there are always tasks at hand.
+ */
 static int
 fewest_places(void)
 {
-	return Max(1, Min(queue.places, queue.nready + queue.nrunning) / 32);
+	return Max(1, queue.ahead / 2);
 }
 
 /*
@@ -395,6 +400,8 @@ next_time(bool idle, Usec now)
 
 	if (may_start())
 		return now;
+	if (queue.ahead > 0 && free_places() < fewest_places())
+		next = queue.ends_at;	/* by then it may be worth its while */
 	if (queue.nended > 0)
 		next = Min(next, Max(Max(queue.store_next, queue.store_free),
 							 idle ? 0 : now));

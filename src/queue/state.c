@@ -9,25 +9,26 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
-#include "miscadmin.h"
-#include "utils/builtins.h"
+#include "utils/memutils.h"
 
+#include "queue/standing.h"
 #include "queue/task.h"
 #include "queue/work.h"
 
-/* Says once, in each incarnation, that the queue stands. */
+/* Says that the queue stands, once for each reason. */
 static void
 say_once(const char *why)
 {
-	static bool said = false;
+	static const char *said = NULL;
 
-	if (!said)
+	if (why && (said == NULL || strcmp(why, said) != 0))
 		ereport(LOG,
 				(errmsg("llm_failover: the queue of this database stands: %s",
 						why),
 				 errhint("Call llm_resume() to start it.")));
-	said = true;
+	if (said)
+		pfree(unconstify(char *, said));
+	said = why ? MemoryContextStrdup(TopMemoryContext, why) : NULL;
 }
 
 /* Takes in what a statement has returned of the row. */
@@ -36,8 +37,8 @@ take_state(void)
 {
 	HeapTuple	row;
 	TupleDesc	desc;
-	bool		copied;
-	char	   *paused;
+	QueueOrigin origin;
+	const char *why;
 	bool		null;
 
 	if (SPI_processed != 1)
@@ -45,15 +46,15 @@ take_state(void)
 	row = SPI_tuptable->vals[0];
 	desc = SPI_tuptable->tupdesc;
 	queue.incarnation = DatumGetInt64(SPI_getbinval(row, desc, 1, &null));
-	copied = DatumGetInt64(SPI_getbinval(row, desc, 2, &null)) !=
-		(int64) GetSystemIdentifier() ||
-		DatumGetObjectId(SPI_getbinval(row, desc, 3, &null)) != MyDatabaseId;
-	paused = SPI_getvalue(row, desc, 4);
-	queue.stands = copied || paused != NULL;
-	if (copied)
-		say_once("it was filled in another cluster or database");
-	else if (paused)
-		say_once(paused);
+	origin = (QueueOrigin) {
+		.system_identifier =
+		(uint64) DatumGetInt64(SPI_getbinval(row, desc, 2, &null)),
+		.database = DatumGetObjectId(SPI_getbinval(row, desc, 3, &null)),
+		.paused = SPI_getvalue(row, desc, 4),
+	};
+	why = queue_why_standing(&origin);
+	queue.stands = why != NULL;
+	say_once(why);
 }
 
 /*

@@ -128,6 +128,7 @@ typedef struct Queue
 	Usec		claim_free;		/* no claim before: the last one has failed */
 	int			places;			/* for calls: the setting, or what fits */
 	int			ahead;			/* tasks that may be claimed beyond */
+	Usec		ends_at;		/* when that is computed anew */
 	uint64		nfinished;		/* calls that have ended so far */
 	bool		answered;		/* rows for the settler were written */
 	bool		settled;		/* rows were finished: NOTIFY */

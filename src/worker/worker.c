@@ -32,13 +32,18 @@
 #include "queue/queue.h"
 #include "queue/task.h"
 #include "queue/work.h"
+#include "settings.h"
 #include "worker/breakers.h"
 
 /* What failed because of somebody's lock or an error is tried again then. */
 #define RETRY_AFTER (1 * USEC_SEC)
 
-/* Rows past their retention are looked for so often. */
-#define TIDY_INTERVAL (10 * 60 * USEC_SEC)
+/* Rows past their retention are looked for so often, at most and at least. */
+#define TIDY_MIN (10 * USEC_SEC)
+#define TIDY_MAX (10 * 60 * USEC_SEC)
+
+/* And as often in the time for which they are kept. */
+#define TIDY_PARTS 10
 
 /* Advisory locks of users are of kinds 1 and 2. */
 #define WORKER_LOCK_KIND 3
@@ -55,6 +60,7 @@ static Usec work(DatabaseSlot *slot, uint32 signals, bool idle, Usec now);
 static Usec work_on_queue(DatabaseSlot *slot, uint32 signals, bool idle,
 						  Usec now);
 static Usec tidy(DatabaseSlot *slot, Usec now);
+static Usec tidy_interval(void);
 static void job_ended(Call *call);
 static void job_failed(Call *call);
 
@@ -233,14 +239,29 @@ work_on_queue(DatabaseSlot *slot, uint32 signals, bool idle, Usec now)
 static Usec
 tidy(DatabaseSlot *slot, Usec now)
 {
-	static Usec at = 0;
+	static Usec last = 0;
 
-	if (at <= now)
+	if (last == 0 || last + tidy_interval() <= now)
 	{
 		slot_signal(slot, SLOT_SETTLER, SIGNAL_TIDY | SIGNAL_ANSWERED);
-		at = now + TIDY_INTERVAL;
+		last = now;
 	}
-	return at;
+	return last + tidy_interval();
+}
+
+/* Returns how often that is worth while, by the settings. */
+static Usec
+tidy_interval(void)
+{
+	const int	kept[] = {
+		llm_task_retention, llm_event_retention, llm_usage_retention
+	};
+	Usec		interval = TIDY_MAX;
+
+	for (int i = 0; i < (int) lengthof(kept); i++)
+		if (kept[i] >= 0)
+			interval = Min(interval, kept[i] * 60 * USEC_SEC / TIDY_PARTS);
+	return Max(interval, TIDY_MIN);
 }
 
 /* Gives a call that has ended to whom it belongs. */

@@ -4,7 +4,8 @@
 # that is followed by lines "-- => fragment" must print these fragments, in
 # whatever spacing; only one with the fragment "ERROR" may fail. Between blocks
 # "<!-- test: stop NAME -->" and "start NAME" do to a simulator what the text
-# tells the reader to do. Vendors' public URLs lead to a simulator here.
+# tells the reader to do, and "wait CONDITION" lets pass the moment that it takes
+# a reader to go on. Vendors' public URLs lead to a simulator here.
 #
 # Then every table, column, function and setting has to be in README.md, and
 # what README.md calls so has to exist.
@@ -152,16 +153,25 @@ sub run_statement
 	divert() if $sql =~ /(INSERT INTO|UPDATE) llm_(provider|region)\b/;
 }
 
+# What stands between blocks, and has no text of its own.
+my %test_can = (
+	start => sub { $sim->mode($_, 'up') foreach split / /, $_[0] },
+	stop => sub { $sim->mode($_, 'down') foreach split / /, $_[0] },
+	wait => sub {
+		my ($condition, $test) = @_;
+		ok($node->poll_query_until('postgres', "SELECT $condition"),
+			"$test comes true: $condition");
+	});
+
 my @steps = steps_of($readme);
 foreach my $step (@steps)
 {
 	my ($line, $kind, $text) = @$step;
 	if ($kind eq 'test')
 	{
-		my ($verb, @which) = split / /, $text;
-		my $mode = { start => 'up', stop => 'down' }->{$verb}
-		  or die "README.md:$line: cannot $verb";
-		$sim->mode($_, $mode) foreach @which;
+		my ($verb, $what) = split / /, $text, 2;
+		my $can = $test_can{$verb} or die "README.md:$line: cannot $verb";
+		$can->($what, "README.md:$line");
 		next;
 	}
 	look_around() if $text =~ /^DROP EXTENSION/;
@@ -210,8 +220,10 @@ sub look_around
 		section('## Tables'), qr/^`(llm_\w+)`:/m);
 	same_names('view', [ rows("SELECT relname FROM pg_class WHERE relkind = 'v' AND oid IN $relation") ],
 		section('## Tables'), qr/view `(llm_\w+)`/);
-	same_names('function', [ rows(qq{SELECT proname FROM pg_proc WHERE oid IN $function
-			AND prorettype <> 'trigger'::regtype AND proname NOT LIKE '%\\_rows'}) ],
+	# those of triggers and inside of views are nobody's to call
+	same_names('function', [ rows(qq{SELECT proname FROM pg_proc p WHERE oid IN $function
+			AND prorettype <> 'trigger'::regtype AND NOT EXISTS (SELECT FROM pg_depend v
+				WHERE v.classid = 'pg_rewrite'::regclass AND v.refclassid = 'pg_proc'::regclass AND v.refobjid = p.oid)}) ],
 		section('## Functions'), qr/`(llm_\w+)\(/);
 	same_names('field of llm_response', [ fields('llm_response') ],
 		(section('## Functions') =~ /^`llm_response`:\n(.*)/ms)[0],

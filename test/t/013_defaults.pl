@@ -63,7 +63,8 @@ foreach my $line (split /\n/, slurp_file("$top/README.md"))
 	next unless $table && $line =~ /^\| (?!column)([\w, ]+) \| ([^|]+) \|/;
 	my @names = split /, /, $1;
 	my ($type, $said) = split /, /, $2, 2;
-	$said = !defined $said ? 'NULL' : $said =~ /\)$/ ? $said : "'$said'";
+	$said = !defined $said ? 'NULL'
+	  : $said =~ /\)$|^current_user$/ ? $said : "'$said'";
 	$said =~ tr/`//d;
 	foreach my $name (map { "$table.$_" } @names)
 	{

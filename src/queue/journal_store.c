@@ -1,5 +1,5 @@
 /*
- * store.c
+ * journal_store.c
  *	  The worker empties the journal into the tables.
  *
  * A batch is copied, stored in one transaction, and released when that has
