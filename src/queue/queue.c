@@ -273,12 +273,12 @@ look_in_transaction(void *arg)
 							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0,
 							 false);
 	refresh_config();
+	queue_read_state();
 	if (is_look_due(now))
 	{
 		queue.look_wanted = false;
 		queue.look_at = now + LOOK_INTERVAL;
 		queue.settled = false;
-		queue_read_state();
 		queue_expire(now);
 		queue_look();
 		if (queue.settled)

@@ -143,7 +143,8 @@ static void check_values(const TaskRow *row);
 static void check_one_text(const TaskRow *row);
 static HeapTuple complete(const TaskRow *row);
 static void note_restored(const TaskRow *row);
-static bool full_residency(const TaskRow *row, Datum *value);
+static bool full_residency(const TaskRow *row, const StateWords *state,
+						   Datum *value);
 static bool full_on_finish(const TaskRow *row, Datum *value);
 
 PG_FUNCTION_INFO_V1(llm_task_check);
@@ -341,7 +342,7 @@ complete(const TaskRow *row)
 		numbers[n] = row->statement->numbers[TASK_LEASE];
 		nulls[n++] = true;
 	}
-	if (full_residency(row, &values[n]))
+	if (full_residency(row, state, &values[n]))
 		numbers[n++] = row->statement->numbers[TASK_RESIDENCY];
 	if (full_on_finish(row, &values[n]))
 		numbers[n++] = row->statement->numbers[TASK_ON_FINISH];
@@ -365,17 +366,18 @@ note_restored(const TaskRow *row)
 }
 
 /*
- * Adds the labels of the setting, which no task can do without. False when the
- * row has them.
+ * Adds the labels of the setting, which no task can do without. A task that was
+ * queued without them gets them with any change, as that may bring data that is
+ * bound to them. False when the row has them.
  */
 static bool
-full_residency(const TaskRow *row, Datum *value)
+full_residency(const TaskRow *row, const StateWords *state, Datum *value)
 {
 	CallSpec	spec = {0};
 	char	   *given;
 
 	if (llm_residency == NULL || llm_residency[0] == '\0' ||
-		!row_changed(&row->checked, "residency"))
+		(row->checked.old && strcmp(state->state, "queued") != 0))
 		return false;
 	given = column_text(row->checked.rel, row->checked.tuple, "residency");
 	request_labels(given, &spec);

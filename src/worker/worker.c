@@ -13,8 +13,8 @@
  * leaves the rest alone; one that nobody expected ends the process, and the
  * launcher starts another, which takes back what this one had claimed.
  *
- * SIGTERM ends it soon: calls are aborted, their tasks put back. kill -9 only
- * leaves that to the next incarnation.
+ * SIGTERM ends it soon: calls are aborted, their tasks put back, and what is in
+ * shared memory is stored. kill -9 only leaves the tasks to the next incarnation.
  */
 #include "postgres.h"
 
@@ -52,9 +52,9 @@ PGDLLEXPORT void llm_worker_main(Datum arg) pg_attribute_noreturn();
 
 static void plan_by_index(void);
 static bool is_only_worker(void);
-static bool extension_is_here(void);
+static bool extension_is_here(Usec *again);
 static void compare_extension(void *arg);
-static bool is_bereft(DatabaseSlot *slot);
+static bool is_bereft(DatabaseSlot *slot, Usec *again);
 static void run(DatabaseSlot *slot);
 static Usec work(DatabaseSlot *slot, uint32 signals, bool idle, Usec now);
 static Usec work_on_queue(DatabaseSlot *slot, uint32 signals, bool idle,
@@ -78,11 +78,12 @@ void
 llm_worker_main(Datum arg)
 {
 	DatabaseSlot *slot;
+	Usec		again;
 
 	work_connect(DatumGetObjectId(arg));
 	plan_by_index();
 	slot_dismiss(MyDatabaseId, SLOT_WORKER);
-	if (!extension_is_here())
+	if (!extension_is_here(&again))
 		proc_exit(0);
 	slot = slot_make(MyDatabaseId);
 	if (slot == NULL)
@@ -94,6 +95,8 @@ llm_worker_main(Datum arg)
 		proc_exit(0);
 	run(slot);
 	queue_end(&loop);
+	(void) journal_store(slot, true, clock_now());
+	(void) breakers_store(slot, clock_now());
 	proc_exit(0);
 }
 
@@ -134,15 +137,18 @@ is_only_worker(void)
 
 /*
  * Says whether the extension is in this database, and is the one that this
- * process began with. Where that cannot be found out just now, it is.
+ * process began with. Where that cannot be found out just now, it is, and is to
+ * be looked for again: who drops it tells us before its lock is released.
  */
 static bool
-extension_is_here(void)
+extension_is_here(Usec *again)
 {
 	bool		same = true;
+	WorkEnd		end = work_run("looking for the extension", compare_extension,
+							   &same);
 
-	return work_run("looking for the extension", compare_extension, &same) !=
-		WORK_GONE && same;
+	*again = end == WORK_DONE ? USEC_NEVER : clock_now() + RETRY_AFTER;
+	return end != WORK_GONE && same;
 }
 
 static void
@@ -161,9 +167,9 @@ compare_extension(void *arg)
  * to is started again.
  */
 static bool
-is_bereft(DatabaseSlot *slot)
+is_bereft(DatabaseSlot *slot, Usec *again)
 {
-	if (extension_is_here())
+	if (extension_is_here(again))
 		return false;
 	slot_dismiss(MyDatabaseId, SLOT_WORKER);
 	slot_signal(slot, SLOT_WORKER, SIGNAL_LOOK);
@@ -176,6 +182,7 @@ static void
 run(DatabaseSlot *slot)
 {
 	bool		happened = false;
+	Usec		look_at = USEC_NEVER;
 
 	calls_init(&loop, &driver);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -186,10 +193,11 @@ run(DatabaseSlot *slot)
 		Usec		until;
 
 		(void) work_reload();
-		if ((signals & SIGNAL_LOOK) && is_bereft(slot))
+		if (((signals & SIGNAL_LOOK) || look_at <= clock_now()) &&
+			is_bereft(slot, &look_at))
 			return;
 		until = work(slot, signals, !happened, clock_now());
-		happened = calls_turn(&loop, until, true);
+		happened = calls_turn(&loop, Min(until, look_at), true);
 	}
 }
 

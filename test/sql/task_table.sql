@@ -212,6 +212,15 @@ UPDATE llm_task SET residency = NULL WHERE id = (SELECT min(id) FROM llm_task) R
 UPDATE llm_task SET prompt = 'y' WHERE id = (SELECT min(id) FROM llm_task) RETURNING residency;
 RESET llm_failover.residency;
 INSERT INTO llm_task(prompt, residency) VALUES ('x', NULL), ('x', ' us ') RETURNING residency;
+-- also where a task was queued without them
+SET llm_failover.residency = 'eu';
+UPDATE llm_task SET prompt = 'y', residency = NULL WHERE residency IS NULL RETURNING residency;
+UPDATE llm_task SET prompt = 'y' WHERE residency = ' us ' RETURNING residency;
+RESET llm_failover.residency;
+INSERT INTO llm_task(prompt, dedupe_key) VALUES ('x', 'k') RETURNING residency;
+SET llm_failover.residency = 'eu';
+INSERT INTO llm_task(prompt, dedupe_key) VALUES ('y', 'k') ON CONFLICT (role, dedupe_key) DO UPDATE SET prompt = excluded.prompt RETURNING prompt, residency;
+RESET llm_failover.residency;
 SET ROLE regress_llm_app;
 SET llm_failover.residency = 'mars'; \echo :LAST_ERROR_SQLSTATE
 RESET ROLE;

@@ -15,6 +15,7 @@ my $node = llm_node('main', conf => <<'END');
 llm_failover.task_retention = 1h
 llm_failover.event_retention = 2h
 llm_failover.usage_retention = -1
+log_min_messages = error
 END
 
 # Has the worker begin anew, which then sends the settler to tidy; waits until
