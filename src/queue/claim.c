@@ -12,7 +12,9 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -36,22 +38,28 @@ typedef enum ClaimParameter
 	CLAIM_OPEN,					/* the tier's own models are admitted */
 	CLAIM_LATE,					/* who waits since then is late, */
 	CLAIM_DEGRADE,				/* and who may be answered by another tier */
-	CLAIM_INCARNATION
+	CLAIM_INCARNATION,
+	CLAIM_SYSTEM_IDENTIFIER,	/* where the queue must have been filled */
+	CLAIM_DATABASE
 } ClaimParameter;
 
-#define CLAIM_PARAMETERS (CLAIM_INCARNATION + 1)
+#define CLAIM_PARAMETERS (CLAIM_DATABASE + 1)
 
 static const Oid claim_types[CLAIM_PARAMETERS] = {
 	TEXTOID, INT4OID, INT8OID, INT4OID, INT8ARRAYOID, BOOLOID, TIMESTAMPTZOID,
-	TIMESTAMPTZOID, INT8OID
+	TIMESTAMPTZOID, INT8OID, INT8OID, OIDOID
 };
 
 /*
  * Whom a claim may take of the rows that its index yields. A task waits for its
  * own tier to be open until it is late; then it expires, or is answered by
- * another tier if it may be.
+ * another tier if it may be. That the queue does not stand is asked with the
+ * tasks, under one snapshot: a restore brings both, perhaps just now.
  */
 #define CLAIMABLE \
+	" (SELECT s.paused IS NULL AND s.system_identifier = $10" \
+	"   AND s.database = $11 FROM @extschema@.llm_queue_state s" \
+	"   WHERE s.singleton) AND" \
 	" state = 'queued'" \
 	" AND (expires_at IS NULL OR expires_at > pg_catalog.now())" \
 	" AND id <> ALL ($5)" \
@@ -95,6 +103,7 @@ static WorkPlan due_plan = WORK_PLAN(
 	" claimed AS MATERIALIZED ("
 	" SELECT id FROM @extschema@.llm_task"
 	"  WHERE id = ANY (ARRAY(SELECT id FROM due ORDER BY urgency, id LIMIT $4))"
+	"  AND tier = $1 AND (not_before IS NULL OR not_before <= pg_catalog.now())"
 	"  AND state = 'queued' FOR UPDATE SKIP LOCKED)" CLAIM_ROWS,
 	claim_types);
 
@@ -159,6 +168,8 @@ lane_claim(Lane *lane, int limit, Usec now)
 		TimestampTzGetDatum(late),
 		TimestampTzGetDatum(limited ? late : DT_NOEND),
 		Int64GetDatum(queue.incarnation),
+		Int64GetDatum((int64) GetSystemIdentifier()),
+		ObjectIdGetDatum(MyDatabaseId),
 	};
 	WorkPlan   *plan = !open ? &shut_plan :
 		lane->has_due ? &due_plan : &ready_plan;

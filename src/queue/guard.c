@@ -66,6 +66,7 @@ queue_guard(CallStep step, CallLoop *loop, void *what)
 		StartTransactionCommand();
 		step(loop, what);
 		CommitTransactionCommand();
+		QueryCancelPending = false; /* it came too late */
 	}
 	PG_CATCH();
 	{

@@ -77,6 +77,7 @@ queue_begin(DatabaseSlot *slot)
 											  ALLOCSET_DEFAULT_SIZES);
 		queue.slot = slot;
 		queue.next_expiry = queue.store_next = USEC_NEVER;
+		queue.take_back_at = queue.drop_at = USEC_NEVER;
 		dlist_init(&queue.lanes);
 		dlist_init(&queue.ready);
 		dlist_init(&queue.running);
@@ -89,7 +90,6 @@ queue_begin(DatabaseSlot *slot)
 		queue.incarnation = 0;
 		return false;
 	}
-	queue.look_wanted = true;
 	return queue_take_back();
 }
 
@@ -131,8 +131,10 @@ queue_work(CallLoop *loop, uint32 signals, bool idle, Usec now)
 
 	set_places();
 	note_ends(now);
-	if (signals & SIGNAL_REVOKED)
-		queue_drop_revoked(loop);
+	if ((signals & SIGNAL_REVOKED) || queue.drop_at <= now)
+		queue_drop_revoked(loop, now);
+	if (queue.take_back_at <= now)
+		(void) queue_take_back();
 	if (signals & (SIGNAL_TASKS | SIGNAL_LOOK))
 		queue.look_wanted = true;
 	dlist_foreach(iter, &queue.lanes)
@@ -394,14 +396,14 @@ next_time(bool idle, Usec now)
 {
 	Usec		look = queue.look_wanted ? now : queue.look_at;
 	Usec		expire_free = queue.expired_at + EXPIRE_INTERVAL;
-	Usec		next = USEC_NEVER;
+	Usec		next = Min(queue.take_back_at, queue.drop_at);
 	bool		room = free_places() >= fewest_places() && !queue.stands;
 	dlist_iter	iter;
 
 	if (may_start())
 		return now;
 	if (queue.ahead > 0 && free_places() < fewest_places())
-		next = queue.ends_at;	/* by then it may be worth its while */
+		next = Min(next, queue.ends_at);	/* by then it may be worth its while */
 	if (queue.nended > 0)
 		next = Min(next, Max(Max(queue.store_next, queue.store_free),
 							 idle ? 0 : now));

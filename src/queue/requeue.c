@@ -13,6 +13,16 @@
 #include "queue/task.h"
 #include "queue/work.h"
 
+/*
+ * Tasks that could not be taken back are looked for so often at most, and take
+ * one part in so many of the time.
+ */
+#define TAKE_BACK_INTERVAL (5 * USEC_SEC)
+#define TAKE_BACK_SHARE 20
+
+/* Which tasks were revoked could not be found out. */
+#define DROP_AGAIN (1 * USEC_SEC)
+
 /* The tasks that are under way, and which of them are lost. */
 typedef struct UnderWay
 {
@@ -87,18 +97,25 @@ requeue_row(int64 id, int tries, const char *error, const char *error_code)
 /* --- older incarnations --- */
 
 /*
- * Takes back what older incarnations left. False when that is not all: a row is
- * locked, or the transaction has failed.
+ * Takes back what older incarnations left; false when that has failed. Rows
+ * that somebody has locked are left for later: the others do not wait. To find
+ * them again may cost a walk through the queue, so that is not done often.
  */
 bool
 queue_take_back(void)
 {
+	Usec		begun = clock_now();
 	bool		all = false;
+	WorkEnd		end = work_run("taking back tasks", take_back, &all);
+	Usec		now = clock_now();
 
-	if (work_run("taking back tasks", take_back, &all) != WORK_DONE)
+	queue.take_back_at = all ? USEC_NEVER :
+		now + Max(TAKE_BACK_INTERVAL, TAKE_BACK_SHARE * (now - begun));
+	if (end != WORK_DONE)
 		return false;
+	queue.look_wanted = true;
 	tell_of_results();
-	return all;
+	return true;
 }
 
 /* Finds running rows of other incarnations, however many are queued. */
@@ -134,26 +151,34 @@ take_back(void *arg)
 
 /* --- cancelled and deleted --- */
 
-/* Aborts the calls of tasks that were cancelled or deleted. */
+/*
+ * Aborts the calls of tasks that were cancelled or deleted. Who has done that
+ * tells us before his locks are released, so it may take a second time.
+ */
 void
-queue_drop_revoked(CallLoop *loop)
+queue_drop_revoked(CallLoop *loop, Usec now)
 {
 	int			most = queue.nready + queue.nrunning;
 	UnderWay	under_way = {0};
 
+	queue.drop_at = USEC_NEVER;
 	if (most == 0)
 		return;
 	under_way.ids = palloc(most * sizeof(Datum));
 	under_way.lost = palloc(most * sizeof(int64));
 	add_ids(&under_way, &queue.ready);
 	add_ids(&under_way, &queue.running);
-	if (work_run("looking for cancelled tasks", find_lost, &under_way) ==
+	if (work_run("looking for cancelled tasks", find_lost, &under_way) !=
 		WORK_DONE)
-		for (int i = 0; i < under_way.nlost; i++)
-		{
-			drop(loop, &queue.ready, &queue.nready, under_way.lost[i]);
-			drop(loop, &queue.running, &queue.nrunning, under_way.lost[i]);
-		}
+	{
+		under_way.nlost = 0;
+		queue.drop_at = now + DROP_AGAIN;
+	}
+	for (int i = 0; i < under_way.nlost; i++)
+	{
+		drop(loop, &queue.ready, &queue.nready, under_way.lost[i]);
+		drop(loop, &queue.running, &queue.nrunning, under_way.lost[i]);
+	}
 	pfree(under_way.ids);
 	pfree(under_way.lost);
 }

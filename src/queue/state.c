@@ -58,8 +58,9 @@ take_state(void)
 }
 
 /*
- * Reads the state. An incarnation that is not ours any more means that there is
- * another worker, which cannot be: then this process ends.
+ * Reads the state. An incarnation that is not ours any more is llm_resume()'s
+ * doing, of a copy: another worker is to begin with taking back what ran where
+ * the copy was made.
  */
 void
 queue_read_state(void)
@@ -71,8 +72,11 @@ queue_read_state(void)
 
 	(void) work_execute(&plan, NULL, NULL);
 	take_state();
-	if (queue.incarnation != mine)
-		elog(FATAL, "another worker has taken over");
+	if (queue.incarnation == mine)
+		return;
+	slot_dismiss(MyDatabaseId, SLOT_WORKER);
+	slot_signal(queue.slot, SLOT_WORKER, SIGNAL_LOOK | SIGNAL_TASKS);
+	proc_exit(0);
 }
 
 /* Begins a new incarnation. */

@@ -126,6 +126,8 @@ typedef struct Queue
 	Usec		look_at;		/* at the latest */
 	Usec		look_free;		/* and at the earliest */
 	Usec		claim_free;		/* no claim before: the last one has failed */
+	Usec		take_back_at;	/* older incarnations have left locked rows */
+	Usec		drop_at;		/* tasks were revoked: when to look which */
 	int			places;			/* for calls: the setting, or what fits */
 	int			ahead;			/* tasks that may be claimed beyond */
 	Usec		ends_at;		/* when that is computed anew */
@@ -170,7 +172,7 @@ extern void tell_of_results(void);
 extern void requeue_row(int64 id, int tries, const char *error,
 						const char *error_code);
 extern bool queue_take_back(void);
-extern void queue_drop_revoked(CallLoop *loop);
+extern void queue_drop_revoked(CallLoop *loop, Usec now);
 extern void queue_release_all(CallLoop *loop);
 extern void queue_forget_claimed(dlist_node *last);
 

@@ -21,6 +21,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -46,6 +47,7 @@ static char schema_name[2 * NAMEDATALEN + 3];	/* quoted */
 static uint64 schema_version;	/* another for every schema */
 static int	last_sqlstate;
 
+static void cancel_work(SIGNAL_ARGS);
 static void fix_settings(void);
 static void begin(const char *activity);
 static void end(void);
@@ -62,11 +64,23 @@ void
 work_connect(Oid database)
 {
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGINT, cancel_work);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	fix_settings();
 	work_is_own = true;
+}
+
+/*
+ * Handles SIGINT: a timeout, or pg_cancel_backend(). It undoes a piece of work;
+ * where there is none it must not end the process.
+ */
+static void
+cancel_work(SIGNAL_ARGS)
+{
+	if (IsTransactionState())
+		StatementCancelHandler(postgres_signal_arg);
 }
 
 /*
@@ -165,6 +179,7 @@ end(void)
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	QueryCancelPending = false;	/* it came too late */
 	pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }

@@ -342,9 +342,13 @@ look(Look *it)
 static void
 look_up(void *arg)
 {
+	Look	   *it = arg;
+
+	/* in this order: a restore may just bring both */
+	find_due(it);
 	read_state();
-	if (!settler.stands)
-		find_due(arg);
+	if (settler.stands)
+		it->n = 0;
 }
 
 /* Finds out whether the queue is a copy: a copy repeats nothing. */

@@ -87,10 +87,7 @@ llm_worker_main(Datum arg)
 		proc_exit(0);
 	slot = slot_make(MyDatabaseId);
 	if (slot == NULL)
-		ereport(FATAL,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("llm_failover: no room for another database"),
-				 errhint("Increase llm_failover.max_databases.")));
+		proc_exit(0);			/* its sessions say so */
 	if (!slot_attach(slot, SLOT_WORKER) || !is_only_worker())
 		proc_exit(0);
 	run(slot);

@@ -237,8 +237,8 @@ mallory(
 		SET lock_timeout = 1;
 		SET TRANSACTION READ ONLY;
 	END $$;
-	CREATE FUNCTION leaves_and_raises(t llm_task) RETURNS void LANGUAGE sql AS $$
-		SELECT m.leaves(t); SET CONSTRAINTS ALL IMMEDIATE; SELECT 1/0 $$;
+	CREATE FUNCTION leaves_and_raises(t llm_task) RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN PERFORM m.leaves(t); PERFORM 1/0; END $$;
 });
 $node->safe_psql(
 	'postgres', q{
@@ -343,19 +343,40 @@ is( $node->safe_psql(
 	't',
 	'who is slow goes behind');
 
+# One that does not let itself be cancelled comes first.
 my $pid = settler();
-my $first = task('mallory', 'm.stubborn');
-ok( $node->poll_query_until(
-		'postgres', 'SELECT is_called FROM m.stubborn_runs'),
-	'a function that does not let itself be cancelled');
-my $behind = task('bob', 'm.fine');
-is( outcome($first, 'state, error, error_code, answer'),
-	'failed|on_finish: did not end within llm_failover.on_finish_timeout, and its process was ended|57014|Hello',
-	'is ended with its process');
+$node->safe_psql(
+	'postgres', q{
+	SELECT llm_pause();
+	SET ROLE mallory;
+	INSERT INTO llm_task(prompt, on_finish, metadata) VALUES ('Hello', 'm.stubborn', '2');
+	INSERT INTO llm_task(prompt, on_finish, metadata) SELECT 'Hello', 'm.loops', '3' FROM generate_series(1, 2);
+	SET ROLE bob;
+	INSERT INTO llm_task(prompt, on_finish, metadata) VALUES ('Hello', 'm.fine', '4');
+	RESET ROLE;
+	UPDATE llm_task SET state = 'answered', final_state = 'done', response = '{}', answer = 'x' WHERE metadata IN ('2', '3', '4');
+	SELECT llm_resume();
+});
+is( outcome(
+		q{(SELECT id FROM llm_task WHERE metadata = '2')},
+		'state, error, error_code, answer'),
+	'failed|on_finish: did not end within llm_failover.on_finish_timeout, and its process was ended|57014|x',
+	'a function that does not let itself be cancelled is ended with its process');
 is($node->safe_psql('postgres', 'SELECT last_value FROM m.stubborn_runs'),
 	1, 'and does not run again');
-is(outcome($behind, 'state'), 'done', 'others go on');
+is(outcome(q{(SELECT id FROM llm_task WHERE metadata = '4')}, 'state'),
+	'done', 'others go on');
 isnt(settler(), $pid, 'in another process');
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT count(finished_at) = 2 FROM llm_task WHERE metadata = '3'}),
+	'the rest comes to its end');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT max(finished_at) FILTER (WHERE metadata = '4') < min(finished_at) FILTER (WHERE metadata = '3')
+		FROM llm_task}),
+	't',
+	'which knows who was slow');
 is( $node->safe_psql(
 		'postgres',
 		q{SELECT count(*) FROM llm_task WHERE finished_at IS NULL OR state NOT IN ('done', 'failed')}

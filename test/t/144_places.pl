@@ -171,10 +171,11 @@ sub is_quiet
 # has read them starts after it has told the others.
 sub reload
 {
-	my $before = sql('postgres', 'SELECT pg_conf_load_time()');
+	my $loaded = 'extract(epoch FROM pg_conf_load_time())';
+	my $before = sql('postgres', "SELECT $loaded");
 
 	sql('postgres', 'SELECT pg_reload_conf()');
-	$node->poll_query_until('postgres', "SELECT pg_conf_load_time() > '$before'")
+	$node->poll_query_until('postgres', "SELECT $loaded > $before")
 	  or die 'the server does not read its settings';
 	return;
 }
@@ -212,7 +213,7 @@ sub encodings
 		database($db, "ENCODING '$encoding' TEMPLATE template0 LOCALE 'C'");
 		sql($db, $client . tasks(1, 20, 'Größe ä'));
 		is_done($db, 20, $encoding);
-		like($sim->last_request('a')->{prompt}, decode('UTF-8', qr/^Größe ä \d+$/),
+		is($sim->last_request('a')->{prompt} =~ s/\d+$//r, decode('UTF-8', 'Größe ä '),
 			"$encoding: the provider was asked in UTF-8");
 		sql($db, q{INSERT INTO llm_task(prompt, metadata, on_finish)
 			VALUES ('other', '21', 'public.note_effect')});
@@ -221,8 +222,7 @@ sub encodings
 				FROM llm_task t, effect e WHERE prompt = 'other' AND n = 21}),
 			join('|', ($want{$encoding}) x 3),
 			"$encoding: what the encoding lacks is replaced");
-		sql($db, 'SELECT llm_flush()');
-		is(sql($db, 'SELECT sum(calls) FROM llm_usage'), 21,
+		poll($db, 'SELECT sum(calls) = 21 FROM llm_usage',
 			"$encoding: usage is stored");
 	}
 	sql('sql_ascii', q{INSERT INTO llm_task(prompt) VALUES (E'no \xff UTF-8')});
@@ -250,7 +250,7 @@ sub large
 	reload();
 	sql('one', 'INSERT INTO llm_task(prompt, max_tries) SELECT prompt, 1 FROM llm_task');
 	poll('one', ALL_DONE, 'beyond max_response_size: it comes to an end');
-	is(sql('one', q{SELECT state, answer, error ~ 'max_response_size' FROM llm_task
+	is(sql('one', q{SELECT state, answer, error ~ 'invalid_output' FROM llm_task
 		ORDER BY id DESC LIMIT 1}),
 		'failed||t', 'beyond max_response_size: it fails, and says why');
 	sql('one', 'ALTER SYSTEM RESET llm_failover.max_response_size');
