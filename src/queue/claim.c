@@ -77,7 +77,7 @@ static const Oid claim_types[CLAIM_PARAMETERS] = {
 	" t.temperature, t.params, t.feature, t.residency," \
 	" t.allow_degraded AND greatest(t.created_at, t.not_before) <= $8," \
 	" t.expires_at, t.role, t.tries, t.max_tries, t.on_finish IS NOT NULL," \
-	" - t.priority::int4"
+	" t.claimed_key IS NOT NULL, - t.priority::int4"
 
 static WorkPlan ready_plan = WORK_PLAN(
 	"WITH claimed AS MATERIALIZED ("
@@ -220,5 +220,5 @@ go_on_behind(Lane *lane)
 	lane->after_id = DatumGetInt64(SPI_getbinval(last, SPI_tuptable->tupdesc,
 												 1, &null));
 	lane->after_urgency =
-		DatumGetInt32(SPI_getbinval(last, SPI_tuptable->tupdesc, 17, &null));
+		DatumGetInt32(SPI_getbinval(last, SPI_tuptable->tupdesc, 18, &null));
 }

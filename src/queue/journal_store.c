@@ -118,7 +118,7 @@ store_batch(Journal *journal, const Ring *ring, Usec now)
 	};
 
 	take_end(journal, &batch,
-			 work_run("llm_failover: storing usage and events", write_batch,
+			 work_run("storing usage and events", write_batch,
 					  &batch), now);
 }
 

@@ -120,7 +120,7 @@ nothing_to_do(Usec now)
 static bool
 look(Usec now, Config **config)
 {
-	WorkEnd		how = work_run("llm_failover: probes", read_config, config);
+	WorkEnd		how = work_run("reading the probes", read_config, config);
 
 	probes.look_at = now + LOOK_EVERY;
 	probes.not_before = how == WORK_DONE ? 0 :

@@ -276,6 +276,8 @@ look_in_transaction(void *arg)
 							 false);
 	refresh_config();
 	queue_read_state();
+	if (queue.take_back_at <= now)
+		return;
 	if (is_look_due(now))
 	{
 		queue.look_wanted = false;

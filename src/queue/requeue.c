@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 
 #include "queue/task.h"
 #include "queue/work.h"
@@ -20,8 +21,23 @@
 #define TAKE_BACK_INTERVAL (5 * USEC_SEC)
 #define TAKE_BACK_SHARE 20
 
+#define KEY_WAIT "1ms"
+
 /* Which tasks were revoked could not be found out. */
 #define DROP_AGAIN (1 * USEC_SEC)
+
+/* After so many that could not be, the rest waits. */
+#define MOST_FAILURES 20
+
+/* Tasks that older incarnations have left running. */
+typedef struct LeftBehind
+{
+	int			n;
+	Datum	   *ids;			/* newest first */
+	int			first;			/* of those to take back in one transaction */
+	int			count;
+	int			taken;			/* so far */
+} LeftBehind;
 
 /* The tasks that are under way, and which of them are lost. */
 typedef struct UnderWay
@@ -32,6 +48,9 @@ typedef struct UnderWay
 	int64	   *lost;
 } UnderWay;
 
+static void find_left(void *arg);
+static void take_back_all(LeftBehind *left);
+static bool take_back_some(LeftBehind *left);
 static void take_back(void *arg);
 static void add_ids(UnderWay *under_way, dlist_head *tasks);
 static void find_lost(void *arg);
@@ -94,59 +113,123 @@ requeue_row(int64 id, int tries, const char *error, const char *error_code)
 											   &null)));
 }
 
+/*
+ * Has this transaction hardly wait for a user's that has taken a key and is not
+ * committed yet: meanwhile no answer is read.
+ */
+void
+requeue_be_impatient(void)
+{
+	(void) set_config_option("lock_timeout", KEY_WAIT, PGC_SUSET,
+							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /* --- older incarnations --- */
 
 /*
  * Takes back what older incarnations left; false when that has failed. Rows
- * that somebody has locked are left for later: the others do not wait. To find
- * them again may cost a walk through the queue, so that is not done often.
+ * that somebody has locked, or whose key an uncommitted task has, are left for
+ * later: the others do not wait. To find them again may cost a walk through the
+ * queue, so that is not done often.
  */
 bool
 queue_take_back(void)
 {
 	Usec		begun = clock_now();
-	bool		all = false;
-	WorkEnd		end = work_run("taking back tasks", take_back, &all);
-	Usec		now = clock_now();
+	LeftBehind	left = {0};
+	WorkEnd		end = work_run("looking for tasks left behind", find_left,
+							   &left);
 
-	queue.take_back_at = all ? USEC_NEVER :
-		now + Max(TAKE_BACK_INTERVAL, TAKE_BACK_SHARE * (now - begun));
-	if (end != WORK_DONE)
-		return false;
+	if (end == WORK_DONE)
+		take_back_all(&left);
+	queue.take_back_at = end == WORK_DONE && left.taken == left.n ?
+		USEC_NEVER : begun + TAKE_BACK_INTERVAL +
+		TAKE_BACK_SHARE * (clock_now() - begun);
+	if (left.ids)
+		pfree(left.ids);
 	queue.look_wanted = true;
 	tell_of_results();
-	return true;
+	return end == WORK_DONE;
 }
 
-/* Finds running rows of other incarnations, however many are queued. */
-#define LEFT_BEHIND \
-	"WITH behind AS MATERIALIZED (" \
-	" SELECT id FROM @extschema@.llm_task" \
-	"  WHERE finished_at IS NULL AND state = 'running'" \
-	"  AND lease IS DISTINCT FROM $1)"
+/* Finds running rows of other incarnations, newest first. */
+static void
+find_left(void *arg)
+{
+	static const Oid types[] = {INT8OID};
+	static WorkPlan plan = WORK_PLAN(
+		"WITH behind AS MATERIALIZED ("
+		" SELECT id FROM @extschema@.llm_task"
+		"  WHERE finished_at IS NULL AND state = 'running'"
+		"  AND lease IS DISTINCT FROM $1)"
+		" SELECT id FROM behind ORDER BY id DESC",
+		types);
+	LeftBehind *left = arg;
+	Datum		incarnation = Int64GetDatum(queue.incarnation);
+	bool		null;
+
+	left->n = (int) work_execute(&plan, &incarnation, NULL);
+	left->ids = MemoryContextAlloc(queue.context,
+								   (left->n + 1) * sizeof(Datum));
+	for (int i = 0; i < left->n; i++)
+		left->ids[i] = SPI_getbinval(SPI_tuptable->vals[i],
+									 SPI_tuptable->tupdesc, 1, &null);
+}
+
+/* Takes them back, all at once if that can be done, or else one by one. */
+static void
+take_back_all(LeftBehind *left)
+{
+	int			failures = 0;
+
+	left->count = left->n;
+	if (left->n == 0 || take_back_some(left))
+		return;
+	left->count = 1;
+	for (; left->first < left->n && failures < MOST_FAILURES; left->first++)
+		if (!take_back_some(left))
+			failures++;
+}
+
+static bool
+take_back_some(LeftBehind *left)
+{
+	int			taken = left->taken;
+
+	if (work_run("taking back tasks", take_back, left) == WORK_DONE)
+		return true;
+	left->taken = taken;
+	return false;
+}
 
 static void
 take_back(void *arg)
 {
-	static const Oid types[] = {INT8OID};
-	static WorkPlan lock_plan = WORK_PLAN(
-		LEFT_BEHIND
-		" SELECT t.id FROM @extschema@.llm_task t, behind"
-		"  WHERE t.id = behind.id AND t.state = 'running'"
-		"  ORDER BY t.id DESC FOR NO KEY UPDATE OF t SKIP LOCKED",
+	static const Oid types[] = {INT8ARRAYOID, INT8OID};
+	static WorkPlan plan = WORK_PLAN(
+		"SELECT id FROM @extschema@.llm_task"
+		" WHERE id = ANY ($1) AND state = 'running'"
+		" AND lease IS DISTINCT FROM $2"
+		" ORDER BY id DESC FOR NO KEY UPDATE SKIP LOCKED",
 		types);
-	static WorkPlan check_plan = WORK_PLAN(
-		LEFT_BEHIND " SELECT 1 FROM behind",
-		types);
-	Datum		values[] = {Int64GetDatum(queue.incarnation)};
-	uint64		n = work_execute(&lock_plan, values, NULL);
-	SPITupleTable *rows = SPI_tuptable;
+	LeftBehind *left = arg;
+	ArrayType  *ids = construct_array(left->ids + left->first, left->count,
+									  INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+									  TYPALIGN_DOUBLE);
+	Datum		values[] = {
+		PointerGetDatum(ids), Int64GetDatum(queue.incarnation)
+	};
+	SPITupleTable *rows;
+	uint64		n;
 	bool		null;
 
+	requeue_be_impatient();
+	n = work_execute(&plan, values, NULL);
+	rows = SPI_tuptable;
 	for (uint64 i = 0; i < n; i++)
 		requeue_row(DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
 												1, &null)), -1, NULL, NULL);
-	*(bool *) arg = work_execute(&check_plan, values, NULL) == 0;
+	left->taken += (int) n;
 }
 
 /* --- cancelled and deleted --- */

@@ -7,9 +7,10 @@
  * first, without waiting: one that a user's transaction holds is left for
  * later, and one that is no longer ours (cancelled, deleted) is dropped.
  *
- * Many results share a transaction. When that fails, for one row's sake (a
- * queued task with the same key that is not committed yet, say), each result
- * is stored in a transaction of its own: the others do not wait.
+ * Many results share a transaction. When that fails, for one row's sake, each
+ * is stored in a transaction of its own: the others do not wait. Tasks that want
+ * their key back are kept apart from the rest: a queued task with the same key
+ * that is not committed yet would keep all waiting.
  */
 #include "postgres.h"
 
@@ -35,10 +36,17 @@
 /* And one that could not be stored for another reason. */
 #define FAILED_WAIT (1 * USEC_SEC)
 
+/* Of tasks that want a key back, so many may fail one after the other, */
+#define MOST_WAITS 10
+
+/* and of others. */
+#define MOST_FAILURES 2
+
 /* Results that are being stored. */
 typedef struct Batch
 {
 	int			n;
+	bool		keyed;			/* all of them, or none, want a key back */
 	Task	   *tasks[STORE_BATCH];
 	bool		stored[STORE_BATCH];	/* or dropped */
 	Usec		now;
@@ -67,7 +75,9 @@ typedef struct Results
 	bool		nulls[RESULT_COLUMNS][STORE_BATCH];
 } Results;
 
+static void store_all(bool keyed, Usec now);
 static void collect(Batch *batch, Usec now);
+static bool wants_key(const Task *task);
 static void store_each(const Batch *all);
 static bool store_batch(Batch *batch);
 static void store_in_transaction(void *arg);
@@ -91,8 +101,18 @@ static void give_back(Task *task, Usec now);
 void
 queue_store(Usec now)
 {
+	store_all(false, now);
+	store_all(true, now);
+	tell_of_results();
+}
+
+/* Stores those that want a key back, or those that do not. */
+static void
+store_all(bool keyed, Usec now)
+{
 	static Batch batch;
 
+	batch.keyed = keyed;
 	for (;;)
 	{
 		collect(&batch, now);
@@ -103,33 +123,36 @@ queue_store(Usec now)
 		else
 			store_each(&batch);
 	}
-	tell_of_results();
 }
 
 /*
- * Stores each result of a batch by itself. When two of them fail it is not for
+ * Stores each result of a batch by itself. When some of them fail it is not for
  * one row's sake, the table is locked, say: then the rest waits, but not for as
- * long as these two, which are not among them the next time.
+ * long as these, which are behind the others the next time.
  */
 static void
 store_each(const Batch *all)
 {
+	int			most = all->keyed ? MOST_WAITS : MOST_FAILURES;
 	int			failures = 0;
 
 	for (int i = 0; i < all->n; i++)
 	{
-		Batch		one = {.n = 1, .now = all->now};
-
-		bool		tried = failures < 2;
+		Batch		one = {.n = 1, .keyed = all->keyed, .now = all->now};
+		bool		tried = failures < most;
 
 		one.tasks[0] = all->tasks[i];
 		if (tried && !store_batch(&one))
+		{
 			failures++;
+			dlist_delete(&one.tasks[0]->node);
+			dlist_push_tail(&queue.ended, &one.tasks[0]->node);
+		}
 		finish(&one, tried ? FAILED_WAIT : LOCKED_WAIT);
 	}
 }
 
-/* Collects results that are due, and notes when the next one is. */
+/* Collects results that are due, and notes when the next one of all is. */
 static void
 collect(Batch *batch, Usec now)
 {
@@ -146,9 +169,17 @@ collect(Batch *batch, Usec now)
 			task_judge(task, now);
 		if (task->store_at > now)
 			queue.store_next = Min(queue.store_next, task->store_at);
-		else if (batch->n < STORE_BATCH)
+		else if (wants_key(task) == batch->keyed && batch->n < STORE_BATCH)
 			batch->tasks[batch->n++] = task;
 	}
+}
+
+/* Says whether somebody else's transaction may have to be waited for. */
+static bool
+wants_key(const Task *task)
+{
+	return task->has_key &&
+		(task->end == END_RETRY || task->end == END_RELEASE);
 }
 
 /* Stores some results in one transaction; false when that has failed. */
@@ -169,6 +200,8 @@ store_in_transaction(void *arg)
 	Batch	   *batch = arg;
 	bool		locked[STORE_BATCH] = {false};
 
+	if (batch->keyed)
+		requeue_be_impatient();
 	queue.settled = false;
 	lock_rows(batch, locked);
 	drop_lost(batch, locked);

@@ -54,13 +54,14 @@ take_state(void)
 	};
 	why = queue_why_standing(&origin);
 	queue.stands = why != NULL;
+	queue.copied = queue_is_copy(&origin);
 	say_once(why);
 }
 
 /*
- * Reads the state. An incarnation that is not ours any more is llm_resume()'s
- * doing, of a copy: another worker is to begin with taking back what ran where
- * the copy was made.
+ * Reads the state. llm_resume() of a copy begins a new incarnation: this process
+ * goes on as that. It lets go of what it has under way, and takes back what ran
+ * where the copy was made, before it claims.
  */
 void
 queue_read_state(void)
@@ -72,11 +73,8 @@ queue_read_state(void)
 
 	(void) work_execute(&plan, NULL, NULL);
 	take_state();
-	if (queue.incarnation == mine)
-		return;
-	slot_dismiss(MyDatabaseId, SLOT_WORKER);
-	slot_signal(queue.slot, SLOT_WORKER, SIGNAL_LOOK | SIGNAL_TASKS);
-	proc_exit(0);
+	if (queue.incarnation != mine)
+		queue.take_back_at = queue.drop_at = 0;
 }
 
 /* Begins a new incarnation. */

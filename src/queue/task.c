@@ -56,7 +56,8 @@ typedef enum ClaimedColumn
 	CLAIMED_ROLE,
 	CLAIMED_TRIES,
 	CLAIMED_MAX_TRIES,
-	CLAIMED_HAS_CALLBACK
+	CLAIMED_HAS_CALLBACK,
+	CLAIMED_HAS_KEY
 } ClaimedColumn;
 
 static void read_args(CallArgs *args, HeapTuple row, TupleDesc desc);
@@ -99,6 +100,7 @@ task_of_row(Lane *lane, HeapTuple row, TupleDesc desc)
 	task->max_tries = DatumGetInt16(column(row, desc, CLAIMED_MAX_TRIES));
 	task->has_callback =
 		DatumGetBool(column(row, desc, CLAIMED_HAS_CALLBACK));
+	task->has_key = DatumGetBool(column(row, desc, CLAIMED_HAS_KEY));
 	task->expires_at = expiry(row, desc);
 	task->outage = lane_undefer(lane, task->id);
 	lane->ntasks++;

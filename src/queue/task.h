@@ -41,6 +41,7 @@ typedef struct Task
 	int			tries;			/* that have failed so far */
 	int			max_tries;
 	bool		has_callback;
+	bool		has_key;		/* a dedupe_key */
 	Usec		expires_at;		/* or USEC_NEVER */
 	Usec		outage;			/* when it failed in an outage, or 0 */
 	Call	   *call;			/* NULL: it could not even be begun */
@@ -110,6 +111,7 @@ typedef struct Queue
 	int64		incarnation;
 	Config	   *config;			/* pinned; as of the last look */
 	bool		stands;			/* paused, or a copy */
+	bool		copied;			/* a copy: no probe is sent either */
 	dlist_head	lanes;
 	dlist_head	ready;
 	dlist_head	running;
@@ -171,6 +173,7 @@ extern void tell_of_results(void);
 /* requeue.c: what goes back to the queue, or is not ours any more */
 extern void requeue_row(int64 id, int tries, const char *error,
 						const char *error_code);
+extern void requeue_be_impatient(void);
 extern bool queue_take_back(void);
 extern void queue_drop_revoked(CallLoop *loop, Usec now);
 extern void queue_release_all(CallLoop *loop);

@@ -100,13 +100,15 @@ fix_settings(void)
 		{"lock_timeout", "100ms"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
+		{"transaction_timeout", "0"},	/* since 17 */
 		{"session_replication_role", "origin"},
 		{"row_security", "on"},
 	};
 
 	for (int i = 0; i < (int) lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
-						PGC_S_OVERRIDE);
+		if (GetConfigOption(settings[i][0], /* missing_ok= */ true, false))
+			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+							PGC_S_OVERRIDE);
 }
 
 bool

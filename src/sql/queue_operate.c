@@ -78,6 +78,8 @@ change_state(const OwnerRun *run, void *arg pg_attribute_unused())
 		ObjectIdGetDatum(MyDatabaseId)
 	};
 
-	if (owner_execute(run, 0, values) > 0)
-		wake_at_commit(SLOT_WORKER, SIGNAL_TASKS);
+	if (owner_execute(run, 0, values) == 0)
+		return;
+	wake_at_commit(SLOT_WORKER, SIGNAL_TASKS);
+	wake_at_commit(SLOT_SETTLER, SIGNAL_ANSWERED | SIGNAL_TIDY);
 }

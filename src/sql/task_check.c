@@ -11,7 +11,7 @@
  * What the extension does itself, in its processes and in llm_cancel() and
  * llm_requeue(), passes unlooked at. While check_function_bodies is off, as in
  * a restore, on_finish is not looked up; a task that is not finished then makes
- * the queue a copy (queue_restore.c).
+ * the queue a copy (queue_restore.c), if it comes from who may restore it.
  */
 #include "postgres.h"
 
@@ -142,6 +142,7 @@ static void refuse_late_change(const TaskRow *row, const StateWords *state);
 static void check_values(const TaskRow *row);
 static void check_one_text(const TaskRow *row);
 static HeapTuple complete(const TaskRow *row);
+static bool is_restored(const TaskRow *row);
 static void note_restored(const TaskRow *row);
 static bool full_residency(const TaskRow *row, const StateWords *state,
 						   Datum *value);
@@ -336,7 +337,7 @@ complete(const TaskRow *row)
 	/* one that has ended says how it was */
 	if (state == NULL || state->final)
 		return row->checked.tuple;
-	if (row->checked.old == NULL && !check_function_bodies)
+	if (is_restored(row))
 	{
 		note_restored(row);
 		numbers[n] = row->statement->numbers[TASK_LEASE];
@@ -351,6 +352,18 @@ complete(const TaskRow *row)
 	return heap_modify_tuple_by_cols(row->checked.tuple,
 									 RelationGetDescr(row->checked.rel), n,
 									 numbers, values, nulls);
+}
+
+/*
+ * Says whether a task comes from a dump. Who brings one may fill all columns;
+ * who may fill a user's only, does not make the queue a copy.
+ */
+static bool
+is_restored(const TaskRow *row)
+{
+	return row->checked.old == NULL && !check_function_bodies &&
+		pg_class_aclcheck(RelationGetRelid(row->checked.rel), GetUserId(),
+						  ACL_INSERT) == ACLCHECK_OK;
 }
 
 /*

@@ -206,7 +206,9 @@ flag(int column)
 
 /*
  * Queues a task that gets its dedupe_key again. False when a queued task has
- * that by now, which only the index can say for sure.
+ * that by now, which only the index can say for sure. Whatever the error, the
+ * subtransaction is over before it goes on: who catches it would else undo this
+ * one for his own, and be the extension's owner from then on.
  */
 static bool
 queue_with_key(const OwnerRun *run, const Datum *values)
@@ -228,11 +230,13 @@ queue_with_key(const OwnerRun *run, const Datum *values)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
-			PG_RE_THROW();
 		FlushErrorState();
-		FreeErrorData(error);
 		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+			ReThrowError(error);
+		FreeErrorData(error);
 		done = false;
 	}
 	PG_END_TRY();

@@ -2,25 +2,17 @@
  * callback.c
  *	  Runs the on_finish function of an answered task: see callback.h.
  *
- * This process is a superuser's, and the function is anybody's. What keeps the
- * one from the other:
+ * The function and the task's final state are one transaction. What the
+ * function raises undoes that, and is stored by another one.
  *
- * - It runs as the task's role, switched as for a SECURITY DEFINER function, so
- *	 that SET ROLE and SET SESSION AUTHORIZATION are refused.
- * - All that a transaction does of a user's at its commit (deferred triggers,
- *	 the rest of cursors WITH HOLD) is done before switching back. What is done
- *	 then may cause more of it, so it is repeated until nothing is left. That is
- *	 sound only outside of a subtransaction; so the function runs in the main
- *	 transaction, and its failure is stored by another.
- * - What the function sets is undone with its GUC nest level. What else a
- *	 session keeps is forgotten before another function runs, as by DISCARD ALL.
- *	 LISTEN is refused in background processes.
- * - While it runs this process is no better than a user's: the triggers of
- *	 llm_task look at its writes.
- * - It has llm_failover.on_finish_timeout, deferred triggers included, before it
- *	 is cancelled. One that goes on regardless is ended with its process some
- *	 seconds later, and leaves its task behind in slot->settling for the next
- *	 settler to bury.
+ * It has llm_failover.on_finish_timeout before it is cancelled, deferred
+ * triggers included. One that goes on regardless is ended with its process some
+ * seconds later: its task is left behind in slot->settling, for the next
+ * settler to bury. When the process is told to end, the function is not to
+ * blame.
+ *
+ * While it runs this process is no better than a user's: the triggers of
+ * llm_task look at its writes. See as_role.c for all else.
  */
 #include "postgres.h"
 
@@ -28,31 +20,19 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/prepare.h"
-#include "commands/sequence.h"
-#include "commands/trigger.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "parser/parse_func.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "storage/lock.h"
-#include "tcop/dest.h"
 #include "tcop/tcopprot.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/lsyscache.h"
-#include "utils/plancache.h"
-#include "utils/portal.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "as_role.h"
 #include "callback.h"
-#include "compat.h"
 #include "queue/work.h"
 #include "settings.h"
 
@@ -66,7 +46,7 @@
 typedef struct Callback
 {
 	int64		task;
-	bool		began;			/* the row is ours, and the function's turn came */
+	bool		began;			/* its turn has come: the row is ours */
 	int			sqlstate;		/* of its error; 0 = none */
 	char		message[MESSAGE_SIZE];
 } Callback;
@@ -93,17 +73,9 @@ static void enter(int64 task);
 static void leave(void);
 static void note_error(Callback *callback, MemoryContext context);
 static void say_which(void *arg);
-static void run_as_role(const AnsweredTask *answered);
-static Oid	switch_plans(const AnsweredTask *answered);
-static void call_function(const AnsweredTask *answered);
-static Oid	find_function(const AnsweredTask *answered);
-static void set_local(const char *name, const char *value);
-static void do_as_commit_does(void);
 static void finish(int64 task);
 static bool fail(Callback *callback);
 static void store_failure(void *arg);
-static void forget_session(void);
-static void reset_session(void *arg);
 
 void
 callback_init(DatabaseSlot *of_database)
@@ -124,7 +96,7 @@ callback_run(int64 task)
 	end = work_run(activity, run, &callback);
 	if (!callback.began)
 		return CALLBACK_LATER;
-	forget_session();
+	as_role_forget();
 	if (end == WORK_DONE)
 		return CALLBACK_DONE;
 	if (callback.sqlstate == 0)
@@ -315,7 +287,8 @@ run_guarded(Callback *callback, const AnsweredTask *answered)
 	enter(callback->task);
 	PG_TRY();
 	{
-		run_as_role(answered);
+		as_role_call(answered->role, answered->on_finish, answered->row,
+					 answered->type);
 	}
 	PG_CATCH();
 	{
@@ -385,143 +358,4 @@ say_which(void *arg)
 	Callback   *callback = arg;
 
 	errcontext("on_finish of task " INT64_FORMAT, callback->task);
-}
-
-/* --- the function --- */
-
-/*
- * Runs the function as the task's role, and with it all that it has left for
- * the end of the transaction. An error needs no care: it undoes the switch with
- * the transaction.
- */
-static void
-run_as_role(const AnsweredTask *answered)
-{
-	Oid			role = switch_plans(answered);
-	int			level = NewGUCNestLevel();
-	int			security;
-	Oid			user;
-
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(role, security | SECURITY_LOCAL_USERID_CHANGE);
-	call_function(answered);
-	do_as_commit_does();
-	AtEOXact_GUC(false, level);
-	SetUserIdAndSecContext(user, security);
-}
-
-/*
- * Returns the task's role. When that is another than the last one, the plans of
- * functions are made anew: what was inlined into them was the last one's to
- * execute.
- */
-static Oid
-switch_plans(const AnsweredTask *answered)
-{
-	static Oid	last = InvalidOid;
-	Oid			role = get_role_oid(NameStr(*answered->role), true);
-
-	if (!OidIsValid(role))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role \"%s\" does not exist",
-						NameStr(*answered->role))));
-	if (role != last)
-		ResetPlanCache();
-	last = role;
-	return role;
-}
-
-/*
- * Calls the function, with the search path of its own schema and ours, and
- * throws away whatever it returns. The executor checks that the role may.
- */
-static void
-call_function(const AnsweredTask *answered)
-{
-	Oid			function = find_function(answered);
-	char	   *schema = get_namespace_name(get_func_namespace(function));
-	ParamListInfo params = makeParamList(1);
-	SPIExecuteOptions options = {
-		.params = params,
-		.dest = None_Receiver
-	};
-	char	   *sql;
-
-	params->params[0].value = answered->row;
-	params->params[0].isnull = false;
-	params->params[0].pflags = PARAM_FLAG_CONST;
-	params->params[0].ptype = answered->type;
-	set_local("search_path", psprintf("pg_catalog, %s, %s, pg_temp",
-									  quote_identifier(schema),
-									  work_schema()));
-	set_local("lock_timeout", "0");
-	sql = psprintf("SELECT %s($1)",
-				   quote_qualified_identifier(schema,
-											  get_func_name(function)));
-	if (SPI_execute_extended(sql, &options) < 0)
-		elog(ERROR, "could not execute \"%s\"", sql);
-}
-
-/* Finds it as of now; the schema must be one that the role may use. */
-static Oid
-find_function(const AnsweredTask *answered)
-{
-	Oid			function = LookupFuncName(qualified_name_compat(answered->on_finish),
-										  1, &answered->type, true);
-
-	if (!OidIsValid(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s(llm_task) does not exist",
-						answered->on_finish)));
-	return function;
-}
-
-/* Sets a parameter until the function has ended. */
-static void
-set_local(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/*
- * Does what CommitTransaction() does first, so that there nothing of the
- * function's is left to do: fires deferred triggers and closes cursors, which
- * cause one another. Cursors WITH HOLD are not for the next function to see.
- */
-static void
-do_as_commit_does(void)
-{
-	do
-	{
-		CommandCounterIncrement();
-		AfterTriggerFireDeferred();
-	} while (PreCommit_Portals(false));
-	PortalHashTableDeleteAll();
-}
-
-/* --- after the function --- */
-
-/*
- * Forgets what the session keeps beyond a transaction, committed or not. When
- * that cannot be done the process ends, to be started again without it.
- */
-static void
-forget_session(void)
-{
-	if (work_run("forgetting what on_finish has left", reset_session,
-				 NULL) != WORK_DONE)
-		proc_exit(1);
-}
-
-static void
-reset_session(void *arg pg_attribute_unused())
-{
-	PortalHashTableDeleteAll();
-	DropAllPreparedStatements();
-	LockReleaseAll(USER_LOCKMETHOD, true);
-	ResetSequenceCaches();
-	ResetTempTableNamespace();
 }

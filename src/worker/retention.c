@@ -5,9 +5,9 @@
  * A sweep goes through one table after the other, oldest rows first, a batch at
  * a time. Rows that somebody has locked are passed over, and so are those that
  * a foreign key without CASCADE refers to. When a batch cannot be deleted for
- * another reason (somebody's trigger, a lock on a row that would be deleted with
- * it), it is tried again in smaller pieces, down to the row that is to blame.
- * What is left is for the next sweep.
+ * another reason (somebody's trigger, a lock on a row that would be deleted
+ * with it), it is tried again in smaller pieces, down to the row that is to
+ * blame. What is left is for the next sweep.
  */
 #include "postgres.h"
 
@@ -149,7 +149,8 @@ choose_rows(Batch *batch)
 		PointerGetDatum(&sweep.place), Int32GetDatum(sweep.limit)
 	};
 	char	   *sql = psprintf("SELECT t.%s, t.ctid FROM %s.%s t"
-							   " WHERE t.%s < $1 AND (t.%s, t.ctid) > ($2, $3)%s"
+							   " WHERE t.%s < $1"
+							   " AND (t.%s, t.ctid) > ($2, $3)%s"
 							   " ORDER BY t.%s, t.ctid LIMIT $4"
 							   " FOR UPDATE OF t SKIP LOCKED",
 							   kind->column, work_schema(), kind->table,

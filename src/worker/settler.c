@@ -5,16 +5,16 @@
  * What takes its time or runs a user's code is done here, so that the worker
  * never waits for it. This process never touches the network.
  *
- * It works in *rounds*: a batch of on_finish functions, each in a transaction of
- * its own, then a batch of old rows. Rounds make up a *pass*, which goes through
- * the answered tasks by their id. A task whose row is locked, or whose end could
- * not be stored, is left for another pass.
+ * It works in *rounds*: a batch of on_finish functions, each in a transaction
+ * of its own, then a batch of old rows. Rounds make up a *pass*, which goes
+ * through the answered tasks by their id. A task whose row is locked, or whose
+ * end could not be stored, is left for another pass.
  *
  * Roles do not have to wait for one another: a role whose function was slow, or
  * was timed out, goes behind. Its tasks are taken when there are no others, one
  * at a time, those of several slow roles in turn. So all that slow functions
- * cost the others is the one run that is under way when their tasks come. A role
- * is slow until a function of its is quick again, or it has no task left.
+ * cost the others is the one run that is under way when their tasks come. A
+ * role is slow until a function of its is quick again, or it has no task left.
  */
 #include "postgres.h"
 
@@ -81,7 +81,7 @@ static struct
 	Usec		retry;			/* for those the last one came so much later */
 	Usec		retry_at;		/* and the next one comes then */
 
-	Usec		untold_since;	/* when a task was settled; 0 = NOTIFY was sent */
+	Usec		untold_since;	/* a task was settled; 0 = listeners know */
 } settler = {.wanted = true, .retry_at = USEC_NEVER};
 
 static void run_settler(void);

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 /* The process; `database` is the OID of one that has a slot. */
-extern PGDLLEXPORT void llm_settler_main(Datum database) pg_attribute_noreturn();
+extern PGDLLEXPORT void llm_settler_main(Datum database)
+			pg_attribute_noreturn();
 
 #endif							/* LLM_SETTLER_H */

@@ -204,7 +204,7 @@ work(DatabaseSlot *slot, uint32 signals, bool idle, Usec now)
 {
 	static Usec store_journal = 0;
 	static Usec store_breakers = 0;
-	Usec		send_probes;
+	Usec		send_probes = USEC_NEVER;
 	Usec		next = work_on_queue(slot, signals, idle, now);
 
 	if ((signals & (SIGNAL_JOURNAL | SIGNAL_FLUSH)) || store_journal <= now)
@@ -212,7 +212,8 @@ work(DatabaseSlot *slot, uint32 signals, bool idle, Usec now)
 									  clock_now());
 	if ((signals & SIGNAL_BREAKERS) || store_breakers <= now)
 		store_breakers = breakers_store(slot, clock_now());
-	send_probes = probes_work(&loop, clock_now());
+	if (queue.incarnation != 0 && !queue.copied)
+		send_probes = probes_work(&loop, clock_now());
 	next = Min(next, tidy(slot, now));
 	return Min(Min(next, store_journal), Min(store_breakers, send_probes));
 }

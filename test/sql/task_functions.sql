@@ -88,6 +88,15 @@ INSERT INTO llm_task(prompt, dedupe_key) VALUES ('second', 'k');
 SELECT llm_requeue(id_of('first'));
 SELECT llm_cancel(id_of('second')), llm_requeue(id_of('first')), llm_requeue(id_of('second'));
 TABLE tasks;
+-- whoever catches another error is still who he was
+RESET ROLE;
+ALTER TABLE llm_task ADD CONSTRAINT refuse CHECK (prompt <> 'second' OR state <> 'queued');
+SET ROLE regress_llm_app;
+DO $$ BEGIN PERFORM llm_requeue(id_of('second')); EXCEPTION WHEN check_violation THEN RAISE NOTICE '% as %', SQLERRM, current_user; END $$;
+SHOW search_path;
+RESET ROLE;
+ALTER TABLE llm_task DROP CONSTRAINT refuse;
+SET ROLE regress_llm_app;
 -- it has done nothing else
 BEGIN;
 SELECT llm_requeue(id_of('second'));

@@ -269,6 +269,18 @@ of a superuser
 \.
 DELETE FROM llm_task WHERE prompt = 'of a superuser' RETURNING role = current_user AS mine;
 
+-- A restore makes the queue a copy: by who may fill every column, and no other
+BEGIN;
+UPDATE llm_queue_state SET database = (SELECT oid FROM pg_database WHERE datname = current_database());
+SET LOCAL check_function_bodies = off;
+SET LOCAL ROLE regress_llm_app;
+INSERT INTO llm_task(prompt) VALUES ('no restore');
+RESET ROLE;
+SELECT queue_paused = 'restored from a dump' AS copy FROM llm_health;
+INSERT INTO llm_task(prompt) VALUES ('restored');
+SELECT queue_paused = 'restored from a dump' AS copy FROM llm_health;
+ROLLBACK;
+
 DROP EXTENSION llm_failover;  -- whose task is the argument of functions
 DROP EXTENSION llm_failover CASCADE;
 \c :origin
