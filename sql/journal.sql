@@ -1,6 +1,6 @@
 
 -- What the journal is stored in: usage by the hour, and events. The background
--- worker writes both (src/queue/store.c); llm_usage is dumped.
+-- worker writes both (src/queue/journal_store.c); llm_usage is dumped.
 
 CREATE TABLE llm_usage (
 	hour timestamptz NOT NULL,
@@ -75,7 +75,7 @@ CREATE TABLE llm_event (
 CREATE INDEX llm_event_at ON llm_event (at);
 
 COMMENT ON TABLE llm_event IS
-'what has happened, in order; written by the background worker within a second or two, which notifies the channel llm_event of breakers and policies; not dumped';
+'what has happened, in order; written by the background worker within a second or two, which notifies the channel llm_event of breakers; not dumped';
 COMMENT ON COLUMN llm_event.id IS
 'counts up in the order in which the events happened';
 COMMENT ON COLUMN llm_event.at IS

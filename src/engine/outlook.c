@@ -37,6 +37,7 @@ typedef struct Tally
 	const Cell *cells[MAX_CELLS];	/* whose room is counted */
 } Tally;
 
+static bool tier_has_model(const Tier *tier);
 static bool serves_locally(const Tier *tier);
 static void add_out(Tally *tally, Usec until);
 static void add_room(Tally *tally, const HealthRoom *room);
@@ -47,7 +48,8 @@ static char *why_out(const Config *config, const Candidate *candidate,
 static List *add_once(List *words, char *word);
 static char *scope_name(const Candidate *candidate, CellScope scope);
 
-bool
+/* Says whether a tier has an enabled route to a provider. */
+static bool
 tier_has_model(const Tier *tier)
 {
 	for (int i = 0; i < tier->ncandidates; i++)

@@ -141,9 +141,6 @@ extern void tier_outlook(const Config *config, const Tier *tier, double leave,
  */
 extern char *tier_blocked_by(const Config *config, const Tier *tier, Usec now);
 
-/* Says whether a tier has an enabled route to a provider. */
-extern bool tier_has_model(const Tier *tier);
-
 /* words.c: what health says, for people */
 extern char *health_in_words(const Candidate *candidate,
 							 const HealthCheck *check, Usec now);

@@ -19,6 +19,40 @@
 /* So many tasks are expired in one transaction. */
 #define EXPIRE_BATCH 1000
 
+/* So many tiers are looked at, besides those of llm_tier. */
+#define WALK "100"
+
+/* A walk from tier to tier: PostgreSQL 15 has no skip scan. */
+static WorkPlan tiers_plan = WORK_PLAN_BARE(
+	"WITH RECURSIVE walk(tier) AS ("
+	" (SELECT tier FROM @extschema@.llm_task WHERE finished_at IS NULL"
+	"   ORDER BY tier, greatest(created_at, not_before) LIMIT 1)"
+	" UNION ALL"
+	" SELECT (SELECT n.tier FROM @extschema@.llm_task n"
+	"   WHERE n.finished_at IS NULL AND n.tier > t.tier"
+	"   ORDER BY n.tier, greatest(n.created_at, n.not_before) LIMIT 1)"
+	"  FROM walk t WHERE t.tier IS NOT NULL),"
+	" tiers(tier) AS ("
+	" (SELECT tier FROM walk LIMIT " WALK ")"
+	" UNION"
+	" SELECT l.name FROM @extschema@.llm_tier l WHERE EXISTS ("
+	"  SELECT 1 FROM @extschema@.llm_task e"
+	"   WHERE e.tier = l.name AND e.finished_at IS NULL))"
+	"SELECT t.tier,"
+	" EXISTS (SELECT 1 FROM @extschema@.llm_task d"
+	"   WHERE d.tier = t.tier AND d.finished_at IS NULL"
+	"   AND d.not_before <= pg_catalog.now() AND d.state = 'queued'),"
+	" (SELECT d.not_before FROM @extschema@.llm_task d"
+	"   WHERE d.tier = t.tier AND d.finished_at IS NULL"
+	"   AND d.not_before > pg_catalog.now() AND d.state = 'queued'"
+	"   ORDER BY d.tier, d.not_before LIMIT 1),"
+	" (SELECT greatest(d.created_at, d.not_before)"
+	"   FROM @extschema@.llm_task d"
+	"   WHERE d.tier = t.tier AND d.finished_at IS NULL"
+	"   AND d.state = 'queued'"
+	"   ORDER BY d.tier, greatest(d.created_at, d.not_before) LIMIT 1) "
+	"FROM tiers t WHERE t.tier IS NOT NULL");
+
 static void take_row(HeapTuple row, TupleDesc desc);
 static void take_expiry(HeapTuple row, TupleDesc desc);
 static Usec usec_or_never(HeapTuple row, TupleDesc desc, int column);
@@ -27,34 +61,14 @@ static void expire_by_time(void);
 static void expire_by_tier(const Lane *lane);
 static void note_expired(void);
 
-/* Looks for lanes, inside of a transaction. */
+/*
+ * Looks for lanes, inside of a transaction. Tasks may ask for any number of
+ * tiers that do not exist. They can but fail, and are not to keep others
+ * waiting: when there are too many, the last ones wait until the first are gone.
+ */
 void
 queue_look(void)
 {
-	/* a walk from tier to tier; PostgreSQL 15 has no skip scan */
-	static WorkPlan plan = WORK_PLAN_BARE(
-		"WITH RECURSIVE tiers(tier) AS ("
-		" (SELECT tier FROM @extschema@.llm_task WHERE finished_at IS NULL"
-		"   ORDER BY tier, greatest(created_at, not_before) LIMIT 1)"
-		" UNION ALL"
-		" SELECT (SELECT n.tier FROM @extschema@.llm_task n"
-		"   WHERE n.finished_at IS NULL AND n.tier > t.tier"
-		"   ORDER BY n.tier, greatest(n.created_at, n.not_before) LIMIT 1)"
-		"  FROM tiers t WHERE t.tier IS NOT NULL)"
-		"SELECT t.tier,"
-		" EXISTS (SELECT 1 FROM @extschema@.llm_task d"
-		"   WHERE d.tier = t.tier AND d.finished_at IS NULL"
-		"   AND d.not_before <= pg_catalog.now() AND d.state = 'queued'),"
-		" (SELECT d.not_before FROM @extschema@.llm_task d"
-		"   WHERE d.tier = t.tier AND d.finished_at IS NULL"
-		"   AND d.not_before > pg_catalog.now() AND d.state = 'queued'"
-		"   ORDER BY d.tier, d.not_before LIMIT 1),"
-		" (SELECT greatest(d.created_at, d.not_before)"
-		"   FROM @extschema@.llm_task d"
-		"   WHERE d.tier = t.tier AND d.finished_at IS NULL"
-		"   AND d.state = 'queued'"
-		"   ORDER BY d.tier, greatest(d.created_at, d.not_before) LIMIT 1) "
-		"FROM tiers t WHERE t.tier IS NOT NULL");
 	static WorkPlan expiry_plan = WORK_PLAN_BARE(
 		"SELECT expires_at FROM @extschema@.llm_task"
 		" WHERE finished_at IS NULL AND expires_at IS NOT NULL"
@@ -64,7 +78,7 @@ queue_look(void)
 
 	dlist_foreach(iter, &queue.lanes)
 		dlist_container(Lane, node, iter.cur)->listed = false;
-	n = work_execute(&plan, NULL, NULL);
+	n = work_execute(&tiers_plan, NULL, NULL);
 	for (uint64 i = 0; i < n; i++)
 		take_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 	finish_look();

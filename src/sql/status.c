@@ -3,9 +3,9 @@
  *	  The rows of the view llm_status: how each target is.
  *
  * A target has a row when a route or a probe leads to it, or when it was called
- * since its counts were reset. Its state is the worst of its provider's, its region's and
- * its own. Only atomics are read, but for a breaker's window, whose lock is
- * held for a copy.
+ * since its counts were reset. Its state is the worst of its provider's, its
+ * region's and its own. Only atomics are read, but for a breaker's window,
+ * whose lock is held for a copy.
  */
 #include "postgres.h"
 

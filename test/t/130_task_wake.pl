@@ -40,8 +40,8 @@ my @ways = (
 $node->safe_psql('postgres', q{CREATE FUNCTION enqueue() RETURNS void LANGUAGE sql AS
 	$$INSERT INTO llm_task(prompt, tier) VALUES ('x', 'echo')$$});
 
-# Without being told the worker looks every five seconds: ten tasks, one after
-# the other, would take 25.
+# Without being told the worker looks every few seconds: ten tasks, one after
+# the other, would take minutes.
 foreach my $way (@ways)
 {
 	my ($name, $sql, $before) = @$way;

@@ -44,6 +44,7 @@ my %setting = (
 my $sim = LlmSim->new(listeners => ['a']);
 my $node = llm_node('main', extension => 0, conf => <<'END');
 max_worker_processes = 32
+log_min_messages = warning
 llm_failover.worker_concurrency = 8
 END
 
