@@ -38,6 +38,9 @@
 /* What failed because of somebody's lock or an error is tried again then. */
 #define RETRY_AFTER (1 * USEC_SEC)
 
+/* Who has dropped the extension, perhaps, holds its lock for a moment more. */
+#define LOOK_AGAIN (50 * USEC_MSEC)
+
 /* Rows past their retention are looked for so often, at most and at least. */
 #define TIDY_MIN (10 * USEC_SEC)
 #define TIDY_MAX (10 * 60 * USEC_SEC)
@@ -144,7 +147,7 @@ extension_is_here(Usec *again)
 	WorkEnd		end = work_run("looking for the extension", compare_extension,
 							   &same);
 
-	*again = end == WORK_DONE ? USEC_NEVER : clock_now() + RETRY_AFTER;
+	*again = end == WORK_DONE ? USEC_NEVER : clock_now() + LOOK_AGAIN;
 	return end != WORK_GONE && same;
 }
 
@@ -174,11 +177,15 @@ is_bereft(DatabaseSlot *slot, Usec *again)
 	return true;
 }
 
-/* Works until the process is told to end, or the extension is gone. */
+/*
+ * Works until the process is told to end, or the extension is gone. While it is
+ * not known whether that is so, nothing is begun, and signals are kept.
+ */
 static void
 run(DatabaseSlot *slot)
 {
 	bool		happened = false;
+	uint32		signals = 0;
 	Usec		look_at = USEC_NEVER;
 
 	calls_init(&loop, &driver);
@@ -186,14 +193,18 @@ run(DatabaseSlot *slot)
 	slot_signal(slot, SLOT_WORKER, SIGNAL_LOOK | SIGNAL_JOURNAL);
 	while (!work_should_end())
 	{
-		uint32		signals = slot_take_signals(slot, SLOT_WORKER);
-		Usec		until;
+		Usec		until = USEC_NEVER;
 
+		signals |= slot_take_signals(slot, SLOT_WORKER);
 		(void) work_reload();
 		if (((signals & SIGNAL_LOOK) || look_at <= clock_now()) &&
 			is_bereft(slot, &look_at))
 			return;
-		until = work(slot, signals, !happened, clock_now());
+		if (look_at == USEC_NEVER)
+		{
+			until = work(slot, signals, !happened, clock_now());
+			signals = 0;
+		}
 		happened = calls_turn(&loop, Min(until, look_at), true);
 	}
 }
