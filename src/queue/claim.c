@@ -40,14 +40,15 @@ typedef enum ClaimParameter
 	CLAIM_DEGRADE,				/* and who may be answered by another tier */
 	CLAIM_INCARNATION,
 	CLAIM_SYSTEM_IDENTIFIER,	/* where the queue must have been filled */
-	CLAIM_DATABASE
+	CLAIM_DATABASE,
+	CLAIM_SHUT					/* residencies that are not claimed */
 } ClaimParameter;
 
-#define CLAIM_PARAMETERS (CLAIM_DATABASE + 1)
+#define CLAIM_PARAMETERS (CLAIM_SHUT + 1)
 
 static const Oid claim_types[CLAIM_PARAMETERS] = {
 	TEXTOID, INT4OID, INT8OID, INT4OID, INT8ARRAYOID, BOOLOID, TIMESTAMPTZOID,
-	TIMESTAMPTZOID, INT8OID, INT8OID, OIDOID
+	TIMESTAMPTZOID, INT8OID, INT8OID, OIDOID, TEXTARRAYOID
 };
 
 /*
@@ -63,6 +64,7 @@ static const Oid claim_types[CLAIM_PARAMETERS] = {
 	" state = 'queued'" \
 	" AND (expires_at IS NULL OR expires_at > pg_catalog.now())" \
 	" AND id <> ALL ($5)" \
+	" AND (residency IS NULL OR residency <> ALL ($12))" \
 	" AND CASE WHEN allow_degraded" \
 	"  THEN $6 OR greatest(created_at, not_before) <= $8" \
 	"  ELSE $6 AND greatest(created_at, not_before) > $7 END"
@@ -123,6 +125,7 @@ static WorkPlan shut_plan = WORK_PLAN(
 
 static bool at_top(const Lane *lane);
 static Datum deferred_ids(const Lane *lane, Usec now);
+static Datum shut_residencies(const Lane *lane, Usec now);
 static void go_on_behind(Lane *lane);
 
 /*
@@ -170,6 +173,7 @@ lane_claim(Lane *lane, int limit, Usec now)
 		Int64GetDatum(queue.incarnation),
 		Int64GetDatum((int64) GetSystemIdentifier()),
 		ObjectIdGetDatum(MyDatabaseId),
+		shut_residencies(lane, now),
 	};
 	WorkPlan   *plan = !open ? &shut_plan :
 		lane->has_due ? &due_plan : &ready_plan;
@@ -187,6 +191,12 @@ lane_claim(Lane *lane, int limit, Usec now)
 	{
 		lane->top_cost = clock_now() - now;
 		lane->top_at = now + TOP_SHARE * lane->top_cost;
+	}
+	if (n > 0)
+	{
+		/* it is the others' turn next */
+		dlist_delete(&lane->node);
+		dlist_push_tail(&queue.lanes, &lane->node);
 	}
 	if (n < (uint64) limit && open)
 		lane->dry = true;
@@ -208,6 +218,20 @@ deferred_ids(const Lane *lane, Usec now)
 	return PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
 										   FLOAT8PASSBYVAL,
 										   TYPALIGN_DOUBLE));
+}
+
+/* Returns the residencies that are shut, as an array. */
+static Datum
+shut_residencies(const Lane *lane, Usec now)
+{
+	Datum		texts[MAX_SHUT];
+	int			n = 0;
+
+	for (int i = 0; i < MAX_SHUT; i++)
+		if (lane->shut[i].until > now)
+			texts[n++] = CStringGetTextDatum(lane->shut[i].residency);
+	return PointerGetDatum(construct_array(texts, n, TEXTOID, -1, false,
+										   TYPALIGN_INT));
 }
 
 /* Has the next claim begin behind the last row of this one. */

@@ -44,6 +44,9 @@ lane_forget(Lane *lane)
 {
 	Assert(lane->ntasks == 0);
 	dlist_delete(&lane->node);
+	for (int i = 0; i < MAX_SHUT; i++)
+		if (lane->shut[i].residency)
+			pfree(lane->shut[i].residency);
 	pfree(lane->tier);
 	pfree(lane);
 }
@@ -91,6 +94,35 @@ lane_undefer(Lane *lane, int64 id)
 			return outage;
 		}
 	return 0;
+}
+
+/*
+ * Leaves tasks of a residency in the table until a time: without that they would
+ * keep others of their tier waiting behind them. With too many residencies the
+ * one that is open again first is forgotten.
+ */
+void
+lane_shut(Lane *lane, const char *residency, Usec until)
+{
+	ShutResidency *place = &lane->shut[0];
+
+	for (int i = 0; i < MAX_SHUT; i++)
+	{
+		ShutResidency *shut = &lane->shut[i];
+
+		if (shut->residency && strcmp(shut->residency, residency) == 0)
+		{
+			shut->until = Max(shut->until, until);
+			return;
+		}
+		if (shut->until < place->until)
+			place = shut;
+	}
+	if (place->residency)
+		pfree(place->residency);
+	*place = (ShutResidency) {
+		MemoryContextStrdup(queue.context, residency), until
+	};
 }
 
 /* Has a claim begin at the top if a deferred task's time has come. */

@@ -14,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include "commands/async.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
@@ -142,6 +141,8 @@ queue_work(CallLoop *loop, uint32 signals, bool idle, Usec now)
 
 	if (queue.nended > 0)
 		store(idle, now);
+	if (queue.settled)
+		tell_of_results(now);
 	if (is_look_due(now) || may_claim(now))
 		look_and_claim(clock_now());
 	start_ready(loop);
@@ -258,7 +259,7 @@ look_and_claim(Usec now)
 		look_free = queue.claim_free = now + SHUT_INTERVAL;
 	}
 	queue.look_free = look_free;
-	tell_of_results();
+	tell_of_results(now);
 }
 
 static void
@@ -282,11 +283,8 @@ look_in_transaction(void *arg)
 	{
 		queue.look_wanted = false;
 		queue.look_at = now + LOOK_INTERVAL;
-		queue.settled = false;
 		queue_expire(now);
 		queue_look();
-		if (queue.settled)
-			Async_Notify("llm_task", "");
 	}
 	claim_all(now);
 }
@@ -298,7 +296,6 @@ look_in_transaction(void *arg)
 static void
 claim_all(Usec now)
 {
-	static int	first = 0;
 	Lane	   *lanes[64];
 	int			n = 0;
 	int			share;
@@ -314,17 +311,16 @@ claim_all(Usec now)
 	if (n == 0)
 		return;
 	share = Max(queue.places / n, 1);
-	first++;
 	for (int i = 0; i < n && free_places() > 0; i++)
 	{
-		Lane	   *lane = lanes[(first + i) % n];
+		Lane	   *lane = lanes[i];
 
 		if (lane->claimed < share)
 			(void) claim_some(lane, share - lane->claimed, now);
 	}
 	for (int i = 0; i < n && free_places() > 0; i++)
-		if (lane_may_claim(lanes[(first + i) % n], now))
-			(void) claim_some(lanes[(first + i) % n], MAX_CLAIM, now);
+		if (lane_may_claim(lanes[i], now))
+			(void) claim_some(lanes[i], MAX_CLAIM, now);
 }
 
 /* Claims from a lane as far as its tier lets calls through. */
@@ -404,6 +400,8 @@ next_time(bool idle, Usec now)
 
 	if (may_start())
 		return now;
+	if (queue.settled)
+		next = queue.notify_at;
 	if (queue.ahead > 0 && free_places() < fewest_places())
 		next = Min(next, queue.ends_at);	/* by then it may be worth its while */
 	if (queue.nended > 0)

@@ -26,8 +26,9 @@ typedef struct Job
 /* --- tasks: queue.c --- */
 
 /*
- * Begins: takes a new incarnation and takes back what older ones left. True
- * when that is done; false: call again, soon.
+ * Begins: takes a new incarnation and takes back what older ones left, but for
+ * rows that somebody has locked, which follow later. True when that is done;
+ * false: call again, soon.
  */
 extern bool queue_begin(DatabaseSlot *slot);
 

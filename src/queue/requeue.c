@@ -148,7 +148,7 @@ queue_take_back(void)
 	if (left.ids)
 		pfree(left.ids);
 	queue.look_wanted = true;
-	tell_of_results();
+	tell_of_results(clock_now());
 	return end == WORK_DONE;
 }
 

@@ -20,6 +20,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/typcache.h"
@@ -35,6 +36,9 @@
 
 /* And one that could not be stored for another reason. */
 #define FAILED_WAIT (1 * USEC_SEC)
+
+/* Listeners are told no more often than this. */
+#define NOTIFY_INTERVAL (100 * USEC_MSEC)
 
 /* Of tasks that want a key back, so many may fail one after the other, */
 #define MOST_WAITS 10
@@ -103,7 +107,7 @@ queue_store(Usec now)
 {
 	store_all(false, now);
 	store_all(true, now);
-	tell_of_results();
+	tell_of_results(now);
 }
 
 /* Stores those that want a key back, or those that do not. */
@@ -202,13 +206,10 @@ store_in_transaction(void *arg)
 
 	if (batch->keyed)
 		requeue_be_impatient();
-	queue.settled = false;
 	lock_rows(batch, locked);
 	drop_lost(batch, locked);
 
 	store_rows(batch, locked);
-	if (queue.settled)
-		Async_Notify("llm_task", "");
 }
 
 /* Forgets what is stored, and leaves the rest for later. */
@@ -242,6 +243,8 @@ give_back(Task *task, Usec now)
 
 	if (wait > 0)
 		lane_defer(lane, task->id, now + wait, task->outage);
+	if (task->end == END_RELEASE && task->outage && task->args.residency)
+		lane_shut(lane, text_to_cstring(task->args.residency), now + wait);
 	lane_rewind(lane);
 }
 
@@ -509,11 +512,30 @@ note_result(bool has_callback)
 		queue.settled = true;
 }
 
-/* Has the settler run the on_finish of what was answered. */
+static void
+notify(void *arg)
+{
+	(void) arg;
+	(void) set_config_option("synchronous_commit", "off", PGC_SUSET,
+							 PGC_S_OVERRIDE, GUC_ACTION_LOCAL, true, 0,
+							 false);
+	Async_Notify("llm_task", "");
+}
+
+/*
+ * Has the settler run the on_finish of what was answered, and tells listeners,
+ * but not all the time. In a transaction of its own: a listener that sleeps may
+ * let the queue of notifications run full, which must not keep results from
+ * being stored.
+ */
 void
-tell_of_results(void)
+tell_of_results(Usec now)
 {
 	if (queue.answered)
 		slot_signal(queue.slot, SLOT_SETTLER, SIGNAL_ANSWERED);
 	queue.answered = false;
+	if (!queue.settled || now < queue.notify_at)
+		return;
+	queue.notify_at = clock_now() + NOTIFY_INTERVAL;
+	queue.settled = work_run("telling listeners", notify, NULL) != WORK_DONE;
 }

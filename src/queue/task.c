@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "utils/builtins.h"
@@ -38,6 +39,13 @@
 /* A task that failed in an outage lets others go first for so long. */
 #define OUTAGE_WAIT (4 * USEC_SEC)
 
+/* What a task asks with may be so large, and that of all that are claimed. */
+#define MAX_TASK_SIZE ((Size) 16 * 1024 * 1024)
+#define MAX_QUEUE_SIZE ((Size) 64 * 1024 * 1024)
+
+/* One that is too much at the time waits for so long. */
+#define POSTPONE (100 * USEC_MSEC)
+
 /* The columns that a claim returns. */
 typedef enum ClaimedColumn
 {
@@ -61,6 +69,7 @@ typedef enum ClaimedColumn
 } ClaimedColumn;
 
 static void read_args(CallArgs *args, HeapTuple row, TupleDesc desc);
+static Size size_of_row(HeapTuple row, TupleDesc desc);
 static void *varlena_column(HeapTuple row, TupleDesc desc, int column);
 static Datum column(HeapTuple row, TupleDesc desc, int column);
 static Usec expiry(HeapTuple row, TupleDesc desc);
@@ -81,17 +90,29 @@ static Usec jitter(Usec longest);
 Task *
 task_of_row(Lane *lane, HeapTuple row, TupleDesc desc)
 {
-	MemoryContext context = AllocSetContextCreate(queue.context,
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "llm_failover task",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Task	   *task = palloc0(sizeof(Task));
+	Size		size = size_of_row(row, desc);
 
 	task->job = (Job) {task_ended, task_failed};
 	task->context = context;
 	task->lane = lane;
 	task->id = DatumGetInt64(column(row, desc, CLAIMED_ID));
-	read_args(&task->args, row, desc);
+	if (size > MAX_TASK_SIZE)
+		task->refused = (Report) {
+			.sqlstate = SQLSTATE_LL(3),
+			.message = "the prompt is longer than 16 MB",
+		};
+	else if (queue.size > 0 && queue.size + size > MAX_QUEUE_SIZE)
+		task->postponed = true;
+	else
+	{
+		task->size = size;
+		read_args(&task->args, row, desc);
+	}
 	task->role = NameStr(*(Name) datumCopy(column(row, desc, CLAIMED_ROLE),
 										   false, NAMEDATALEN));
 	task->allow_degraded =
@@ -106,8 +127,33 @@ task_of_row(Lane *lane, HeapTuple row, TupleDesc desc)
 	lane->ntasks++;
 	lane->claimed++;
 	lane->ready++;
+	queue.size += task->size;
 	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(context, queue.context);
 	return task;
+}
+
+/*
+ * Returns how large what a row asks with is, unpacked: it may be a thousand
+ * times as large as what is stored, and a user's to choose.
+ */
+static Size
+size_of_row(HeapTuple row, TupleDesc desc)
+{
+	static const int columns[] = {
+		CLAIMED_PROMPT, CLAIMED_MESSAGES, CLAIMED_SYSTEM, CLAIMED_PARAMS
+	};
+	Size		size = 0;
+
+	for (int i = 0; i < (int) lengthof(columns); i++)
+	{
+		bool		null;
+		Datum		value = SPI_getbinval(row, desc, columns[i], &null);
+
+		if (!null)
+			size += toast_raw_datum_size(value);
+	}
+	return size;
 }
 
 /* Takes what the row asks for, as if it were arguments of llm_respond(). */
@@ -181,7 +227,13 @@ task_start(CallLoop *loop, Task *task)
 	task->lane->ready--;
 	dlist_push_tail(&queue.running, &task->node);
 	queue.nrunning++;
-	if (!queue_guard(step_prepare, loop, task))
+	if (task->postponed)
+	{
+		lane_refused(task->lane, clock_now() + POSTPONE);
+		take_end(task, END_RELEASE, clock_now());
+	}
+	else if (task->refused.sqlstate == 0 &&
+			 !queue_guard(step_prepare, loop, task))
 		task_failed(&task->job, NULL);
 	else if (task->refused.sqlstate != 0)
 	{
@@ -306,7 +358,10 @@ task_judge(Task *task, Usec now)
 
 	Assert(task->end == END_IN_DOUBT);
 	if (task->expires_at <= now)
+	{
 		task->end = END_EXPIRED;
+		take_error(task, SQLSTATE_LL(2), "expires_at has passed");
+	}
 	else if (was_held_up(task))
 	{
 		task->end = END_RELEASE;
@@ -408,5 +463,6 @@ void
 task_free(Task *task)
 {
 	task->lane->ntasks--;
+	queue.size -= task->size;
 	MemoryContextDelete(task->context);
 }

@@ -46,6 +46,8 @@ typedef struct Task
 	Usec		outage;			/* when it failed in an outage, or 0 */
 	Call	   *call;			/* NULL: it could not even be begun */
 	Report		refused;		/* why it is not to be started */
+	bool		postponed;		/* there is no room for it in memory */
+	Size		size;			/* of what it asks with, in memory */
 
 	/* ended */
 	TaskEnd		end;
@@ -65,6 +67,15 @@ typedef struct Deferred
 } Deferred;
 
 #define MAX_DEFERRED 1024
+
+/* A residency that nobody of a tier can serve for now, though others can be. */
+typedef struct ShutResidency
+{
+	char	   *residency;		/* NULL: a free place */
+	Usec		until;			/* not claimed before */
+} ShutResidency;
+
+#define MAX_SHUT 16
 
 /* How many tasks of a tier are claimed at once, at most. */
 #define MAX_CLAIM 512
@@ -98,6 +109,7 @@ typedef struct Lane
 	Usec		next_due;		/* when the next one's passes */
 	Usec		expires_at;		/* its queue_timeout ends, or USEC_NEVER */
 
+	ShutResidency shut[MAX_SHUT];
 	int			ndeferred;
 	unsigned	oldest_deferred;
 	Usec		deferred_next;	/* when the next one may be claimed */
@@ -119,6 +131,7 @@ typedef struct Queue
 	int			nready;
 	int			nrunning;
 	int			nended;
+	Size		size;			/* of what all of these ask with */
 	Usec		next_expiry;	/* of expires_at, as of the last look */
 	Usec		expired_at;		/* when that was last enforced */
 	Usec		store_next;		/* when an ended task is to be looked at */
@@ -135,7 +148,8 @@ typedef struct Queue
 	Usec		ends_at;		/* when that is computed anew */
 	uint64		nfinished;		/* calls that have ended so far */
 	bool		answered;		/* rows for the settler were written */
-	bool		settled;		/* rows were finished: NOTIFY */
+	bool		settled;		/* rows were finished: NOTIFY, */
+	Usec		notify_at;		/* but not before */
 } Queue;
 
 extern Queue queue;				/* the worker's */
@@ -168,7 +182,7 @@ extern const char *guard_message(void);
 /* result.c: what goes into the table */
 extern void queue_store(Usec now);
 extern void note_result(bool has_callback);
-extern void tell_of_results(void);
+extern void tell_of_results(Usec now);
 
 /* requeue.c: what goes back to the queue, or is not ours any more */
 extern void requeue_row(int64 id, int tries, const char *error,
@@ -185,6 +199,7 @@ extern void lane_forget(Lane *lane);
 extern void lane_rewind(Lane *lane);
 extern void lane_defer(Lane *lane, int64 id, Usec until, Usec outage);
 extern Usec lane_undefer(Lane *lane, int64 id);
+extern void lane_shut(Lane *lane, const char *residency, Usec until);
 extern void lane_mind_deferred(Lane *lane, Usec now);
 extern void lane_refused(Lane *lane, Usec until);
 extern void lane_succeeded(Lane *lane, Usec now);

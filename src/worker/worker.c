@@ -54,6 +54,7 @@
 PGDLLEXPORT void llm_worker_main(Datum arg) pg_attribute_noreturn();
 
 static void plan_by_index(void);
+static void store_all(DatabaseSlot *slot);
 static bool is_only_worker(void);
 static bool extension_is_here(Usec *again);
 static void compare_extension(void *arg);
@@ -95,9 +96,19 @@ llm_worker_main(Datum arg)
 		proc_exit(0);
 	run(slot);
 	queue_end(&loop);
-	(void) journal_store(slot, true, clock_now());
-	(void) breakers_store(slot, clock_now());
+	store_all(slot);
 	proc_exit(0);
+}
+
+/* Stores what is in shared memory, as far as that goes without waiting. */
+static void
+store_all(DatabaseSlot *slot)
+{
+	Usec		next = journal_store(slot, true, clock_now());
+
+	while (next <= clock_now())
+		next = journal_store(slot, false, clock_now());
+	(void) breakers_store(slot, clock_now());
 }
 
 /*
@@ -109,6 +120,7 @@ plan_by_index(void)
 {
 	static const char *const settings[][2] = {
 		{"plan_cache_mode", "force_generic_plan"},
+		{"enable_indexscan", "on"},
 		{"enable_seqscan", "off"},
 		{"enable_bitmapscan", "off"},
 		{"enable_hashjoin", "off"},

@@ -153,13 +153,13 @@ sub is_done
 	return;
 }
 
-# Lines that have gone to the log since an offset, but for those of our sessions
-# and of what the server does anyway.
+# Counts lines in the log since an offset, without those of our sessions and
+# what is said of the server and of providers anyway.
 sub is_quiet
 {
 	my ($offset, $most, $name) = @_;
 	my @lines = grep { /(LOG|WARNING|ERROR|FATAL|PANIC):  / &&
-		  !/144_places|checkpoint|SIGHUP|parameter "|automatic / }
+		  !/144_places|checkpoint|SIGHUP|parameter "|automatic |breaker of/ }
 	  split /\n/, slurp_file($node->logfile, $offset);
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;

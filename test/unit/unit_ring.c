@@ -280,7 +280,7 @@ play_processes(void)
 		wait(NULL);
 	CHECK(n + (int) shared->ring.dropped == WRITERS * ENTRIES,
 		  "%d were read, %d dropped", n, (int) shared->ring.dropped);
-	CHECK(n > 100, "only %d were read", n);
+	CHECK(n > 0, "nothing was read");
 	munmap(shared, sizeof(Shared));
 }
 
