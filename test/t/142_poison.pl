@@ -1,6 +1,8 @@
 # 142_poison.pl: a task that cannot be answered harms itself and nobody else:
 # responses that break the parser, that are too large or never end, requests
-# that are refused, and a user who keeps a running task's row locked.
+# that are refused, a user who keeps a running task's row locked, a residency that
+# nobody can serve, tiers without number, and prompts that are small only as long
+# as they are packed.
 use strict;
 use warnings;
 
@@ -12,7 +14,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $sim = LlmSim->new(listeners => ['a']);
+my $sim = LlmSim->new(listeners => [ 'a', 'b' ]);
 my $node = llm_node('main', conf => "llm_failover.worker_concurrency = 8\n");
 
 add_provider($node, $sim, 'a');
@@ -53,6 +55,9 @@ is(worker_pid(), $worker, 'the worker is the same as before');
 cmp_ok(memory_of($worker), '<', 400_000, 'and has not grown by the large answers');
 
 locked_row();
+shut_residency();
+many_tiers();
+large_prompts();
 
 $node->stop('fast');
 done_testing();
@@ -115,5 +120,56 @@ sub locked_row
 		'1', 'without another call');
 	$sim->unbehave($slow);
 	$holder->quit;
+	return;
+}
+
+# Many tasks that only one region may see, which is out, before a few others of
+# the same tier.
+sub shut_residency
+{
+	add_tier($node, 'mixed');
+	add_provider($node, $sim, 'b', tier => 'mixed');
+	sql(q{INSERT INTO llm_route(tier, provider, model) VALUES ('mixed', 'a', 'model-a');
+		INSERT INTO llm_region(provider, name, residency) VALUES ('a', 'r', '{eu}');
+		SELECT llm_breaker_open('a', duration => '1 h');
+		INSERT INTO llm_task(prompt, tier, residency)
+			SELECT 'kept ' || g, 'mixed', 'eu' FROM generate_series(1, 3000) g;
+		INSERT INTO llm_task(prompt, tier)
+			SELECT 'free ' || g, 'mixed' FROM generate_series(1, 50) g});
+	ok(poll(q{SELECT count(*) = 50 FROM llm_task WHERE prompt LIKE 'free%' AND state = 'done'}),
+		'tasks whose residency nobody can serve keep no others waiting');
+	is(sql(q{SELECT count(*) FILTER (WHERE state IN ('queued', 'running')) || ' ' || sum(tries)
+		FROM llm_task WHERE residency = 'eu'}), '3000 0', 'and wait themselves');
+	sql(q{DELETE FROM llm_task WHERE residency = 'eu'; SELECT llm_breaker_reset('a')});
+	return;
+}
+
+# A task for each of very many tiers, which there are not.
+sub many_tiers
+{
+	sql(q{INSERT INTO llm_task(prompt, tier, not_before)
+		SELECT 'x', 'tier' || g, now() + interval '1 day' FROM generate_series(1, 20000) g});
+	sql(q{INSERT INTO llm_task(prompt, tier) VALUES ('beside many tiers', 'mixed')});
+	ok(poll(q{SELECT state = 'done' FROM llm_task WHERE prompt = 'beside many tiers'}),
+		'a task is called beside 20,000 tiers that do not exist');
+	cmp_ok(memory_of(worker_pid()), '<', 400_000, 'which the worker does not remember');
+	sql(q{DELETE FROM llm_task WHERE tier LIKE 'tier%'});
+	return;
+}
+
+sub large_prompts
+{
+	sql(q{INSERT INTO llm_tier(name) VALUES ('echo');
+		INSERT INTO llm_route(tier, provider, model) VALUES ('echo', 'builtin', 'echo');
+		INSERT INTO llm_task(prompt, tier) SELECT repeat('x', 10000000), 'echo' FROM generate_series(1, 30);
+		INSERT INTO llm_task(prompt, tier) VALUES (repeat('y', 100000000), 'echo')});
+	ok(poll(q{SELECT count(*) = 0 FROM llm_task WHERE tier = 'echo' AND finished_at IS NULL}),
+		'large prompts come to an end');
+	is(sql(q{SELECT string_agg(state || ' ' || n, ', ' ORDER BY state) FROM
+		(SELECT state, count(*) AS n FROM llm_task WHERE tier = 'echo' GROUP BY 1) s}),
+		'done 30, failed 1', 'all but one that is too large');
+	is(sql(q{SELECT error_code || ' ' || error FROM llm_task WHERE tier = 'echo' AND state = 'failed'}),
+		'LL003 the prompt is longer than 16 MB', 'which says so');
+	is(worker_pid(), $worker, 'and it is still the same worker');
 	return;
 }
