@@ -184,6 +184,14 @@ extern void queue_store(Usec now);
 extern void note_result(bool has_callback);
 extern void tell_of_results(Usec now);
 
+/* result_row.c: results that one statement writes */
+#define STORE_BATCH 256			/* of them at most */
+typedef struct Results Results;
+
+extern Results *results_begin(void);
+extern void results_add(Results *results, const Task *task);
+extern void results_write(Results *results);
+
 /* requeue.c: what goes back to the queue, or is not ours any more */
 extern void requeue_row(int64 id, int tries, const char *error,
 						const char *error_code);
