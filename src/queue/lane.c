@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "queue/task.h"
@@ -97,14 +98,19 @@ lane_undefer(Lane *lane, int64 id)
 }
 
 /*
- * Leaves tasks of a residency in the table until a time: without that they would
- * keep others of their tier waiting behind them. With too many residencies the
- * one that is open again first is forgotten.
+ * Leaves tasks of one's residency in the table until a time: without that they
+ * would keep others of their tier waiting behind them. With too many residencies
+ * the one that is open again first is forgotten.
  */
 void
-lane_shut(Lane *lane, const char *residency, Usec until)
+lane_shut(Lane *lane, const Task *task, Usec until)
 {
 	ShutResidency *place = &lane->shut[0];
+	MemoryContext old = MemoryContextSwitchTo(task->context);
+	const char *residency = text_to_cstring(task->args.residency);
+
+	MemoryContextSwitchTo(old);
+	lane->deferred_next = Min(lane->deferred_next, until);
 
 	for (int i = 0; i < MAX_SHUT; i++)
 	{
@@ -125,7 +131,7 @@ lane_shut(Lane *lane, const char *residency, Usec until)
 	};
 }
 
-/* Has a claim begin at the top if a deferred task's time has come. */
+/* Has a claim begin at the top if the time of what is left out has come. */
 void
 lane_mind_deferred(Lane *lane, Usec now)
 {
@@ -137,6 +143,10 @@ lane_mind_deferred(Lane *lane, Usec now)
 		if (lane->deferred[i].until > now)
 			lane->deferred_next = Min(lane->deferred_next,
 									  lane->deferred[i].until);
+	for (int i = 0; i < MAX_SHUT; i++)
+		if (lane->shut[i].until > now)
+			lane->deferred_next = Min(lane->deferred_next,
+									  lane->shut[i].until);
 }
 
 /* A limit of ours has refused a task, until a time. */

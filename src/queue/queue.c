@@ -401,7 +401,7 @@ next_time(bool idle, Usec now)
 	if (may_start())
 		return now;
 	if (queue.settled)
-		next = queue.notify_at;
+		next = Min(next, queue.notify_at);
 	if (queue.ahead > 0 && free_places() < fewest_places())
 		next = Min(next, queue.ends_at);	/* by then it may be worth its while */
 	if (queue.nended > 0)

@@ -52,6 +52,7 @@ static void store_all(bool keyed, Usec now);
 static void collect(Batch *batch, Usec now);
 static bool wants_key(const Task *task);
 static void store_each(const Batch *all);
+static bool is_results_fault(int sqlstate);
 static bool store_batch(Batch *batch);
 static void store_in_transaction(void *arg);
 static void finish(Batch *batch, Usec wait);
@@ -110,11 +111,29 @@ store_each(const Batch *all)
 		if (tried && !store_batch(&one))
 		{
 			failures++;
+			if (is_results_fault(work_sqlstate()))
+				task_give_up(one.tasks[0], work_sqlstate());
 			dlist_delete(&one.tasks[0]->node);
 			dlist_push_tail(&queue.ended, &one.tasks[0]->node);
 		}
 		finish(&one, tried ? FAILED_WAIT : LOCKED_WAIT);
 	}
+}
+
+/*
+ * Says whether an error in storing one result comes from what it says: too much
+ * for a jsonb, say, or for a CHECK that somebody has added. To try again would be
+ * in vain, for ever.
+ */
+static bool
+is_results_fault(int sqlstate)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return sqlstate == ERRCODE_CHECK_VIOLATION ||
+		sqlstate == ERRCODE_NOT_NULL_VIOLATION ||
+		category == ERRCODE_DATA_EXCEPTION ||
+		category == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
 }
 
 /* Collects results that are due, and notes when the next one of all is. */
@@ -205,7 +224,7 @@ give_back(Task *task, Usec now)
 	if (wait > 0)
 		lane_defer(lane, task->id, now + wait, task->outage);
 	if (task->end == END_RELEASE && task->outage && task->args.residency)
-		lane_shut(lane, text_to_cstring(task->args.residency), now + wait);
+		lane_shut(lane, task, now + wait);
 	lane_rewind(lane);
 }
 

@@ -43,6 +43,12 @@
 #define MAX_TASK_SIZE ((Size) 16 * 1024 * 1024)
 #define MAX_QUEUE_SIZE ((Size) 64 * 1024 * 1024)
 
+/*
+ * A limit that has refused one task keeps its lane for so long at most: then the
+ * tier is asked again, of which others may be free.
+ */
+#define REFUSED_MAX (1 * USEC_SEC)
+
 /* One that is too much at the time waits for so long. */
 #define POSTPONE (100 * USEC_MSEC)
 
@@ -229,8 +235,8 @@ task_start(CallLoop *loop, Task *task)
 	queue.nrunning++;
 	if (task->postponed)
 	{
-		lane_refused(task->lane, clock_now() + POSTPONE);
 		take_end(task, END_RELEASE, clock_now());
+		lane_refused(task->lane, clock_now() + POSTPONE);
 	}
 	else if (task->refused.sqlstate == 0 &&
 			 !queue_guard(step_prepare, loop, task))
@@ -292,6 +298,7 @@ task_ended(Job *job, Call *call)
 {
 	static const Report none = {0};
 	Task	   *task = (Task *) job;
+	MemoryContext old = MemoryContextSwitchTo(task->context);
 	Usec		now = clock_now();
 	TaskEnd		end = END_IN_DOUBT;
 
@@ -321,6 +328,7 @@ task_ended(Job *job, Call *call)
 			break;
 	}
 	take_end(task, end, now);
+	MemoryContextSwitchTo(old);
 }
 
 /* Takes an error that was raised, which is in the log. */
@@ -349,6 +357,15 @@ take_error(Task *task, int sqlstate, const char *message)
 										   unpack_sql_state(sqlstate));
 }
 
+/* Lets a task fail whose result the table does not take, as the log says why. */
+void
+task_give_up(Task *task, int sqlstate)
+{
+	task->end = END_FAILED;
+	task->result = NULL;
+	take_error(task, sqlstate, "its result could not be stored");
+}
+
 /* Decides about a task in doubt, if that can be decided by now. */
 void
 task_judge(Task *task, Usec now)
@@ -365,10 +382,12 @@ task_judge(Task *task, Usec now)
 	else if (was_held_up(task))
 	{
 		task->end = END_RELEASE;
-		if (later->candidate)
-			lane_refused(lane, later->at);
-		else
+		if (later->candidate == NULL)
 			task->outage = now;
+		else if (task->args.residency)
+			lane_shut(lane, task, later->at);
+		else
+			lane_refused(lane, Min(later->at, now + REFUSED_MAX));
 	}
 	else if (task->outage != 0 && lane->last_success > task->outage)
 		task->end = fail(task);

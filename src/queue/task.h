@@ -112,7 +112,7 @@ typedef struct Lane
 	ShutResidency shut[MAX_SHUT];
 	int			ndeferred;
 	unsigned	oldest_deferred;
-	Usec		deferred_next;	/* when the next one may be claimed */
+	Usec		deferred_next;	/* when one of these may be claimed */
 	Deferred	deferred[MAX_DEFERRED];
 } Lane;
 
@@ -171,6 +171,7 @@ extern Task *task_of_row(Lane *lane, HeapTuple row, TupleDesc desc);
 extern void task_start(CallLoop *loop, Task *task);
 extern void task_judge(Task *task, Usec now);
 extern Usec task_backoff(const Task *task);
+extern void task_give_up(Task *task, int sqlstate);
 extern void task_free(Task *task);
 
 /* guard.c: steps that may throw */
@@ -207,7 +208,7 @@ extern void lane_forget(Lane *lane);
 extern void lane_rewind(Lane *lane);
 extern void lane_defer(Lane *lane, int64 id, Usec until, Usec outage);
 extern Usec lane_undefer(Lane *lane, int64 id);
-extern void lane_shut(Lane *lane, const char *residency, Usec until);
+extern void lane_shut(Lane *lane, const Task *task, Usec until);
 extern void lane_mind_deferred(Lane *lane, Usec now);
 extern void lane_refused(Lane *lane, Usec until);
 extern void lane_succeeded(Lane *lane, Usec now);

@@ -58,6 +58,7 @@ locked_row();
 shut_residency();
 many_tiers();
 large_prompts();
+unstorable();
 
 $node->stop('fast');
 done_testing();
@@ -171,5 +172,20 @@ sub large_prompts
 	is(sql(q{SELECT error_code || ' ' || error FROM llm_task WHERE tier = 'echo' AND state = 'failed'}),
 		'LL003 the prompt is longer than 16 MB', 'which says so');
 	is(worker_pid(), $worker, 'and it is still the same worker');
+	return;
+}
+
+# A result that the table does not take.
+sub unstorable
+{
+	sql(q{ALTER TABLE llm_task ADD CHECK (answer IS DISTINCT FROM 'bad');
+		INSERT INTO llm_task(prompt, tier) SELECT CASE WHEN g = 7 THEN 'bad' ELSE 'fine ' || g END, 'echo'
+			FROM generate_series(1, 20) g});
+	ok(poll(q{SELECT count(*) = 0 FROM llm_task WHERE finished_at IS NULL}),
+		'tasks come to an end beside one whose result cannot be stored');
+	is(sql(q{SELECT state || ' ' || error_code || ' ' || error FROM llm_task WHERE prompt = 'bad'}),
+		'failed 23514 its result could not be stored', 'which fails');
+	is(sql(q{SELECT count(*) FROM llm_task WHERE prompt LIKE 'fine%' AND state = 'done'}),
+		'19', 'and the others are done');
 	return;
 }
